@@ -1,0 +1,76 @@
+"""Plan: everything that is needed to run a model, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy.typing as npt
+
+from fusec.ir.graph import Node, Value
+from fusec.ir.types import Type
+from fusec.kernels.kernel import Call, Kernel
+from fusec.kernels.layout import Layout
+from fusec.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class HostStep:
+    """An opaque node: it runs in Python between regions. Dimensions of its outputs that are fresh symbols are bound by it."""
+
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
+class RegionStep:
+    """Kernels in program order that run as one persistent launch.
+
+    `inputs` are the values that it reads and that exist before it (graph inputs and values of earlier steps; weights are
+    not listed), `outputs` those that it makes and that someone reads later. Everything else it makes lives in its arena.
+    """
+
+    calls: tuple[Call, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+Step = HostStep | RegionStep
+
+
+@dataclass(frozen=True, slots=True)
+class PlanWeight:
+    """A constant as stored: `array` has the physical shape of `layout` over the logical type of `value`."""
+
+    value: Value
+    layout: Layout
+    array: npt.NDArray[Any]
+    recipe: str
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A compiled model.
+
+    `aliases` maps a value to the value whose bytes it shares (a reshape of it); resolve until it is no key. `kernels` is
+    the menu per program name; of the kernels whose guard admits a binding the first is used. `weights` is keyed by
+    (value name, layout text). `fused` is the fused graph as text, for people and for recompiling.
+    """
+
+    name: str
+    target: Target
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    values: Mapping[str, Type]
+    aliases: Mapping[str, str]
+    steps: tuple[Step, ...]
+    kernels: Mapping[str, tuple[Kernel, ...]]
+    weights: Mapping[tuple[str, str], PlanWeight]
+    numerics: Mapping[str, str] = field(default_factory=dict)
+    fused: str = ""
+
+    def root(self, value: str) -> str:
+        """The value that owns the bytes of `value`."""
+        while value in self.aliases:
+            value = self.aliases[value]
+        return value

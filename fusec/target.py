@@ -1,0 +1,92 @@
+"""Targets: where a plan runs, printed and parsed as `cpu:avx512`, and what the code generator may use there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fusec.errors import UsageError, nearest
+
+
+@dataclass(frozen=True, slots=True)
+class Isa:
+    """A level of CPU instructions. `lanes` is the number of float32 lanes that kernels are written for."""
+
+    name: str
+    lanes: int
+    registers: int
+    fma: bool
+    cpu: str
+    features: str
+
+
+ISAS = {
+    i.name: i
+    for i in (
+        Isa("generic", 4, 16, False, "x86-64", ""),
+        Isa("avx2", 8, 16, True, "haswell", "+avx2,+fma,+f16c"),
+        Isa("avx512", 16, 32, True, "skylake-avx512", "+avx512f,+avx512bw,+avx512dq,+avx512vl,-prefer-256-bit"),
+        Isa("neon", 4, 32, True, "generic", "+neon"),
+    )
+}
+"""Known levels. `generic` is what every x86-64 has (SSE2); on aarch64 it is NEON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A device kind and its instruction level: `cpu:generic`, `cpu:avx2`, `cpu:avx512`, later `cuda:sm_90`."""
+
+    kind: str
+    level: str
+
+    @staticmethod
+    def parse(text: str) -> Target:
+        """Read what `str` wrote; `cpu` alone is the host's best level. UsageError otherwise."""
+        kind, _, level = text.partition(":")
+        if kind == "cpu":
+            if not level:
+                return host()
+            if level in ISAS:
+                return Target("cpu", level)
+            raise UsageError(f"unknown CPU level {level!r}", hint=nearest(level, sorted(ISAS)))
+        raise UsageError(f"unknown device {text!r}", hint="this version runs on 'cpu' ('cpu:generic', 'cpu:avx2', 'cpu:avx512')")
+
+    @property
+    def isa(self) -> Isa:
+        """The CPU instruction level. KeyError for other devices."""
+        return ISAS[self.level]
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.level}"
+
+
+def host() -> Target:
+    """The best level that this machine's CPU and operating system can run."""
+    for name in ("avx512", "avx2"):
+        if runs_here(name):
+            return Target("cpu", name)
+    import platform
+
+    return Target("cpu", "neon" if platform.machine() in ("aarch64", "arm64") else "generic")
+
+
+def runs_here(level: str) -> bool:
+    """Whether this machine can execute code for an instruction level."""
+    import platform
+
+    arm = platform.machine() in ("aarch64", "arm64")
+    if level in ("generic", "neon"):
+        return (level == "neon") == arm
+    flags = _cpu_flags()
+    needs = {"avx2": {"avx2", "fma", "f16c"}, "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "fma"}}
+    return not arm and needs[level] <= flags
+
+
+def _cpu_flags() -> frozenset[str]:
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as f:
+            for line in f:
+                if line.startswith("flags"):
+                    return frozenset(line.partition(":")[2].split())
+    except OSError:
+        pass
+    return frozenset()

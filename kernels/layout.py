@@ -1,0 +1,98 @@
+"""Physical layouts: how the elements of a logical tensor lie in memory. A pure index map with zero padding."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fusec.errors import BugError
+from fusec.ir.dim import Extent, ceildiv
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """One physical dimension: logical dimension `dim`, whole (`block` 0), divided by `block`, or modulo `block`."""
+
+    dim: int
+    block: int = 0
+    modulo: bool = False
+
+    def extent(self, shape: Sequence[Extent]) -> Extent:
+        """How many positions it has; a dimension that its block does not divide is padded."""
+        if self.modulo:
+            return self.block
+        return ceildiv(shape[self.dim], self.block) if self.block else shape[self.dim]
+
+    def __str__(self) -> str:
+        return f"{self.dim}{'%' if self.modulo else '/'}{self.block}" if self.block else str(self.dim)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Factors, outermost first. `Layout.parse("1/32 0 1%32")` is panels of 32 columns, each stored row by row."""
+
+    factors: tuple[Factor, ...]
+
+    @staticmethod
+    def row_major(rank: int) -> Layout:
+        """The layout of numpy arrays."""
+        return Layout(tuple(Factor(d) for d in range(rank)))
+
+    @staticmethod
+    def panels(rank: int, width: int) -> Layout:
+        """The last dimension cut into panels of `width`, each panel stored with all of the second last dimension."""
+        batch = tuple(Factor(d) for d in range(rank - 2))
+        return Layout((*batch, Factor(rank - 1, width), Factor(rank - 2), Factor(rank - 1, width, True)))
+
+    @staticmethod
+    def parse(text: str) -> Layout:
+        """Read what `str` wrote. ValueError otherwise."""
+        factors = []
+        for part in text.split():
+            m = re.fullmatch(r"(\d+)(?:([/%])(\d+))?", part)
+            if m is None or m[3] == "0":
+                raise ValueError(f"not a layout: {text!r}")
+            factors.append(Factor(int(m[1]), int(m[3] or 0), m[2] == "%"))
+        return Layout(tuple(factors))
+
+    def __str__(self) -> str:
+        return " ".join(map(str, self.factors))
+
+    def shape(self, logical: Sequence[Extent]) -> tuple[Extent, ...]:
+        """The physical shape."""
+        return tuple(f.extent(logical) for f in self.factors)
+
+    def pack(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The array as stored: a new C-contiguous array of the physical shape, padding zero."""
+        padded = np.zeros(self._padded(array.shape), array.dtype)
+        padded[tuple(slice(0, n) for n in array.shape)] = array
+        blocks = {f.dim: f.block for f in self.factors if f.block}
+        split, position = list[int](), dict[tuple[int, bool], int]()
+        for d, n in enumerate(padded.shape):
+            position[d, False] = len(split)
+            split.append(n // blocks[d] if d in blocks else n)
+            if d in blocks:
+                position[d, True] = len(split)
+                split.append(blocks[d])
+        order = [position[f.dim, f.modulo] for f in self.factors]
+        return np.ascontiguousarray(padded.reshape(split).transpose(order))
+
+    def unpack(self, stored: npt.NDArray[Any], shape: Sequence[int]) -> npt.NDArray[Any]:
+        """The logical array of `shape` behind stored elements (any shape of the right size)."""
+        padded = self._padded(shape)
+        blocks = {f.dim: f.block for f in self.factors if f.block}
+        physical = stored.reshape([int(n) for n in (f.extent(shape) for f in self.factors) if isinstance(n, int)])
+        order = sorted(range(len(self.factors)), key=lambda i: (self.factors[i].dim, self.factors[i].modulo))
+        whole = physical.transpose(order).reshape(padded)
+        if set(blocks) - set(range(len(shape))):
+            raise BugError(f"layout {self} names dimensions that {tuple(shape)} has not")
+        return np.ascontiguousarray(whole[tuple(slice(0, n) for n in shape)])
+
+    def _padded(self, shape: Sequence[int]) -> tuple[int, ...]:
+        blocks = {f.dim: f.block for f in self.factors if f.block}
+        return tuple(-(-n // blocks[d]) * blocks[d] if d in blocks else n for d, n in enumerate(shape))

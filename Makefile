@@ -31,7 +31,7 @@ imports: $(VENV)/test.stamp
 	$(BIN)/lint-imports
 
 models: $(VENV)/test.stamp
-	$(BIN)/python tests/models/fetch.py
+	$(BIN)/python -m bench.models.fetch
 
 pytest: $(VENV)/test.stamp models
 	$(BIN)/python -m pytest

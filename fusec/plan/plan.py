@@ -54,7 +54,8 @@ class Plan:
 
     `aliases` maps a value to the value whose bytes it shares (a reshape of it); resolve until it is no key. `kernels` is
     the menu per program name; of the kernels whose guard admits a binding the first is used. `weights` is keyed by
-    (value name, layout text). `fused` is the fused graph as text, for people and for recompiling.
+    (value name, layout text). `fused` is the fused graph as text, for people and for recompiling; `source_sha256` is
+    the hash of the model file.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Plan:
     weights: Mapping[tuple[str, str], PlanWeight]
     numerics: Mapping[str, str] = field(default_factory=dict)
     fused: str = ""
+    source_sha256: str = ""
 
     def root(self, value: str) -> str:
         """The value that owns the bytes of `value`."""

@@ -1,0 +1,1 @@
+"""Benchmarks: one question per file, each file a command (`python -m bench.NAME`)."""

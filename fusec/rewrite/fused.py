@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from fusec.ir.graph import Graph, Node, Value
+from fusec.ops import op as ops
+from fusec.ops.op import Kind
+
+WEIGHT_OF_KINDS = (Kind.VIEW, Kind.ELEMENTWISE, Kind.GATHER, Kind.REDUCTION, Kind.CONTRACTION, Kind.OPAQUE)
+"""Kinds from the one that adapts to any loops to the one that dictates its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether something may be done, and why (not). Never a bare bool."""
+    """Whether something may be done, and why (not). Never a bare bool.
+
+    `duplicate` is for rules of fusion: where the producer has other readers, the consumer may compute its own copy.
+    """
 
     ok: bool
     why: str
+    duplicate: bool = False
 
     def __bool__(self) -> bool:
         return self.ok
@@ -45,8 +55,17 @@ class Group:
     @cached_property
     def inputs(self) -> tuple[Value, ...]:
         """What the group reads from outside (weights included), each once, in first use order."""
-        made = {v.name for n in self.nodes for v in n.outputs}
-        return tuple({v.name: v for n in self.nodes for v in n.operands if v.name not in made}.values())
+        return tuple({v.name: v for n in self.nodes for v in n.operands if v.name not in self.made}.values())
+
+    @cached_property
+    def made(self) -> frozenset[str]:
+        """The names of all values that its nodes make, stored or not."""
+        return frozenset(v.name for n in self.nodes for v in n.outputs)
+
+    @cached_property
+    def kind(self) -> Kind:
+        """The kind of its most demanding node."""
+        return max((ops.get(n.op).kind for n in self.nodes), key=WEIGHT_OF_KINDS.index)
 
     @cached_property
     def label(self) -> str:
@@ -56,8 +75,43 @@ class Group:
 
 @dataclass(frozen=True)
 class FusedGraph:
-    """The optimised graph, its partition in topological order, and why it looks as it does."""
+    """The optimised graph, its groups in topological order, and why it looks as it does.
+
+    Every node is in at least one group. Cheap nodes may be in several; of those at most one lists their value in
+    `outputs`, so every value that crosses groups is stored exactly once.
+    """
 
     graph: Graph
     groups: tuple[Group, ...]
-    decisions: tuple[Decision, ...] = ()
+    decisions: tuple[Decision, ...] = field(default=(), compare=False)
+
+    @cached_property
+    def stored_by(self) -> dict[str, Group]:
+        """Value name -> the group that stores it."""
+        return {v.name: g for g in self.groups for v in g.outputs}
+
+    def __str__(self) -> str:
+        from fusec.rewrite.text import print_fused
+
+        return print_fused(self)
+
+
+def make_group(nodes: Iterable[Node], outputs: Iterable[Value]) -> Group:
+    """A group with its anchor chosen: the first contraction, else the first reduction, else the last node."""
+    nodes = tuple(nodes)
+    kinds = [ops.get(n.op).kind for n in nodes]
+    for kind in (Kind.CONTRACTION, Kind.REDUCTION):
+        if kind in kinds:
+            return Group(nodes, nodes[kinds.index(kind)], tuple(outputs))
+    return Group(nodes, nodes[-1], tuple(outputs))
+
+
+def unfused(graph: Graph) -> FusedGraph:
+    """Every node its own group: the baseline of every comparison and the champion that the tuner falls back to."""
+    return FusedGraph(graph, tuple(make_group((n,), leaving(graph, n)) for n in graph.nodes))
+
+
+def leaving(graph: Graph, node: Node) -> tuple[Value, ...]:
+    """The outputs of a node that anybody reads; all of them where nobody does."""
+    used = tuple(v for v in node.outputs if v.name in graph.consumers or v.name in graph.output_names)
+    return used or node.outputs

@@ -1,0 +1,242 @@
+"""The fusion engine. Rules say which edges may close and why; the engine keeps every group legal.
+
+Legality is the same for all rules: groups never wait for each other in a circle, a group has one anchor unless the rule is
+made for more, operands and nodes stay within a budget, what others still read is stored in full by the group's own tile,
+and a template accepts the members. So a rule cannot break a graph, whatever it says:
+
+    @fusion_pass("fuse-relu")
+    def fuse_relu(edge: Edge) -> Verdict:
+        \"\"\"Close an edge into a lone relu.\"\"\"
+        if edge.consumer.label != "relu":
+            return Verdict(False, "the consumer is no relu")
+        return Verdict(True, "saves a store and a load")
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.types import TensorType
+from fusec.ops.op import Kind
+from fusec.rewrite import registry
+from fusec.rewrite.edge import Edge
+from fusec.rewrite.fused import Decision, FusedGraph, Group, Verdict, leaving, make_group, unfused
+from fusec.rewrite.graph_pass import PassContext, check_name, first_line
+from fusec.rewrite.legality import check_group
+from fusec.rewrite.partition import Partition
+from fusec.target import Target
+
+__all__ = [
+    "Accepts",
+    "Edge",
+    "FusionPass",
+    "Verdict",
+    "accept_all",
+    "fuse",
+    "fusion_pass",
+    "get_fusion_pass",
+    "unfused",
+]
+
+Rule = Callable[[Edge], Verdict]
+Accepts = Callable[[Sequence[Node], Sequence[Value], Target], Verdict]
+"""Asks the templates whether they have a kernel for (nodes, outputs) on a target."""
+
+MAX_COPIED = 8
+"""Nodes of a producer that may be computed again in each consumer."""
+
+
+@dataclass(frozen=True, slots=True)
+class FusionPass:
+    """A rule with its name. `anchors` is how many anchors a group that it closes may have (2 for chains of GEMMs)."""
+
+    name: str
+    rule: Rule
+    doc: str
+    anchors: int = 1
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+
+    def __call__(self, edge: Edge) -> Verdict:
+        """Ask the rule."""
+        return self.rule(edge)
+
+
+def fusion_pass(name: str, anchors: int = 1) -> Callable[[Rule], FusionPass]:
+    """Declare a rule as the fusion pass `name` (kebab-case). The first line of its docstring is its help text."""
+
+    def declare(rule: Rule) -> FusionPass:
+        return registry.register(FusionPass(name, rule, first_line(rule.__doc__), anchors), rule.__module__)
+
+    return declare
+
+
+def get_fusion_pass(name: str) -> FusionPass:
+    """The fusion pass of that name, loaded from its plug-in if need be. UsageError where there is none."""
+    from fusec.errors import UsageError
+
+    found = registry.get(name)
+    if not isinstance(found, FusionPass):
+        raise UsageError(f"{name!r} is a graph pass, not a fusion pass")
+    return found
+
+
+def accept_all(_nodes: Sequence[Node], _outputs: Sequence[Value], _target: Target) -> Verdict:
+    """A stand-in for the templates that takes every group: for tests of rules alone."""
+    return Verdict(True, "not asked")
+
+
+def fuse(graph: Graph, rules: Sequence[FusionPass], context: PassContext, accepts: Accepts = accept_all) -> FusedGraph:
+    """Close edges until no rule finds another one. Rules run in order, each until it has nothing left to do.
+
+    Edges are tried in the order of their consumers, then of their producers, and a closed edge gives the others another
+    chance: an edge refused for "another reader" may close once that reader has joined.
+    """
+    return _Fuser(graph, tuple(rules), context, accepts).run()
+
+
+@dataclass
+class _Fuser:
+    graph: Graph
+    rules: tuple[FusionPass, ...]
+    context: PassContext
+    accepts: Accepts
+    partition: Partition = field(init=False)
+    todo: list[dict[int, None]] = field(init=False)
+    groups: dict[int, tuple[int, Group]] = field(default_factory=dict)
+    refused: dict[tuple[int, int], dict[str, Verdict]] = field(default_factory=dict)
+    closed: dict[tuple[str, int], Decision] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.partition = Partition(self.graph)
+        self.todo = [dict.fromkeys(self.partition.members) for _ in self.rules]
+
+    def run(self) -> FusedGraph:
+        while any(self.todo):
+            for at, rule in enumerate(self.rules):
+                with self.context.trace.stage(rule.name) as counts:
+                    counts["closed"] = self._sweep(at, rule)
+        groups = tuple(self._final(g) for g in self.partition.emit())
+        return FusedGraph(self.graph, groups, tuple(self._explain()))
+
+    def _sweep(self, at: int, rule: FusionPass) -> int:
+        """Try every edge into a group that changed since this rule saw it."""
+        closed, members = 0, self.partition.members
+        while self.todo[at]:
+            wave = [(members[g].nodes[-1], g) for g in self.todo[at] if g in members]
+            self.todo[at].clear()
+            heapq.heapify(wave)
+            while wave:
+                _, b = heapq.heappop(wave)
+                self.todo[at].pop(b, None)
+                while b in members and any(self._try(rule, a, b) for a in self.partition.producers(b)):
+                    closed += 1
+        return closed
+
+    def _try(self, rule: FusionPass, a: int, b: int) -> bool:
+        producer, consumer = self._group(a), self._group(b)
+        verdict = _fusible(producer, consumer) or self._ask(rule, a, b, producer, consumer)
+        if not verdict:
+            self.refused.setdefault((a, b), {})[rule.name] = verdict
+        return bool(verdict)
+
+    def _ask(self, rule: FusionPass, a: int, b: int, producer: Group, consumer: Group) -> Verdict:
+        p = self.partition
+        values = p.flow(a, b)
+        left = {v.name for v in p.outputs(a, without=b)}
+        edge = Edge(self.graph, values, tuple(v for v in values if v.name in left), producer, consumer)
+        verdict = rule(edge)
+        if not verdict:
+            return verdict
+        copy = verdict.duplicate and bool(left)
+        if copy and len(producer.nodes) > MAX_COPIED:
+            return Verdict(False, f"{len(producer.nodes)} nodes are too many to compute twice")
+        union = p.union(a, b)
+        outputs = p.outputs(b) if copy else (*p.outputs(a, without=b), *p.outputs(b))
+        merged = make_group((self.graph.nodes[i] for i in union), outputs)
+        legal = check_group(merged, producer, consumer, rule.anchors)
+        if legal:
+            legal = self.accepts(merged.nodes, merged.outputs, self.context.target)
+        if not legal:
+            return Verdict(False, f"{verdict.why}, but {legal.why}")
+        if not copy and not p.contract(a, b):
+            return Verdict(False, f"{verdict.why}, but another group lies between the two")
+        if copy:
+            self._touch_readers(a)
+            p.copy_into(a, b)
+        self._close(rule, verdict, values, producer, consumer)
+        self._touch(b)
+        return verdict
+
+    def _close(
+        self, rule: FusionPass, verdict: Verdict, values: tuple[Value, ...], producer: Group, consumer: Group
+    ) -> None:
+        for v in values:
+            for n in consumer.nodes:
+                if any(v.name == x.name for x in n.operands):
+                    at = self.partition.maker[n.outputs[0].name]
+                    self.closed[v.name, at] = Decision(rule.name, producer.label, consumer.label, v.name, verdict)
+
+    def _touch(self, b: int) -> None:
+        for todo in self.todo:
+            todo[b] = None
+        for c in self.partition.consumers(b):
+            for todo in self.todo:
+                todo[c] = None
+
+    def _touch_readers(self, a: int) -> None:
+        for c in self.partition.consumers(a):
+            for todo in self.todo:
+                todo[c] = None
+
+    def _group(self, g: int) -> Group:
+        version = self.partition.members[g].version
+        known = self.groups.get(g)
+        if known is None or known[0] != version:
+            known = version, make_group(self.partition.nodes(g), ())
+            self.groups[g] = known
+        return known[1]
+
+    def _final(self, g: int) -> Group:
+        nodes = self.partition.nodes(g)
+        return make_group(nodes, self.partition.outputs(g) or leaving(self.graph, nodes[-1]))
+
+    def _explain(self) -> list[Decision]:
+        """The last word on every edge: which rule closed it, or what each rule said against it."""
+        out: list[Decision] = []
+        p = self.partition
+        copies: dict[int, list[int]] = {}
+        for g, m in p.members.items():
+            for i in m.nodes:
+                copies.setdefault(i, []).append(g)
+        for i, n in enumerate(self.graph.nodes):
+            for v in {v.name: v for v in n.operands if v.name in p.maker}.values():
+                if (v.name, i) in self.closed:
+                    out.append(self.closed[v.name, i])
+                    continue
+                for g in copies.get(i, ()):
+                    home = p.producer(v)
+                    if home is None or home == g or home not in p.members or p.maker[v.name] in p.members[g].nodes:
+                        continue
+                    verdicts = self.refused.get((home, g), {})
+                    labels = self._group(home).label, self._group(g).label
+                    out += [
+                        Decision(r.name, *labels, v.name, verdicts[r.name]) for r in self.rules if r.name in verdicts
+                    ]
+        return out
+
+
+def _fusible(producer: Group, consumer: Group) -> Verdict | None:
+    """A refusal that no rule need be asked about."""
+    for group in (producer, consumer):
+        if group.kind is Kind.OPAQUE:
+            return Verdict(False, f"{group.label} is a host step")
+        for n in group.nodes if len(group.nodes) == 1 else ():
+            for v in (*n.operands, *n.outputs):
+                if not isinstance(v.type, TensorType) or v.type.shape is None or not v.type.dtype.is_native:
+                    return Verdict(False, f"{v.name}: {v.type} is not what kernels compute on")
+    return None

@@ -1,0 +1,219 @@
+"""The partition of a graph into groups while fusion works on it: an acyclic quotient graph with a topological order.
+
+Contracting a -> b is legal where no other path leads from a to b. The order answers that locally: such a path can only
+use groups that stand between the two, so two searches, forward from a and backward from b, stay in that window, and the
+one that ends first also says how to move the window's groups (the idea of Pearce and Kelly's dynamic topological order).
+Neighbours are not stored: what a group reads is short, and who reads a value is one set per value, so a contraction costs
+as much as the two groups are long, whatever the degree of their neighbours.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from fusec.ir.graph import Graph, Node, Value
+
+SEARCH_STEPS = 2_000
+"""Steps of the two searches before an edge counts as illegal: keeps hubs (masks, shape arithmetic) from costing n * n."""
+
+
+@dataclass(slots=True)
+class Members:
+    """A group in the making. `reads` are the values from outside, in first use order; `version` counts its changes."""
+
+    nodes: tuple[int, ...]
+    reads: tuple[Value, ...]
+    version: int = 0
+
+
+@dataclass
+class Partition:
+    """Groups by number. A node's `home` is the group that stores what it makes; copies of a node may be in others too."""
+
+    graph: Graph
+    members: dict[int, Members] = field(default_factory=dict)
+    home: list[int] = field(default_factory=list)
+    readers: dict[str, dict[int, None]] = field(default_factory=dict)
+    maker: dict[str, int] = field(default_factory=dict)
+    _order: list[int | None] = field(default_factory=list)
+    _place: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        nodes = self.graph.nodes
+        self.home = list(range(len(nodes)))
+        self._order = list(range(len(nodes)))
+        self._place = {i: i for i in range(len(nodes))}
+        self.maker = {v.name: i for i, n in enumerate(nodes) for v in n.outputs}
+        for i, n in enumerate(nodes):
+            self.members[i] = Members((i,), tuple({v.name: v for v in n.operands}.values()))
+            for v in self.members[i].reads:
+                self.readers.setdefault(v.name, {})[i] = None
+
+    def producer(self, value: Value) -> int | None:
+        """The group that stores a value; None for inputs and weights."""
+        at = self.maker.get(value.name)
+        return None if at is None else self.home[at]
+
+    def producers(self, group: int) -> tuple[int, ...]:
+        """The groups that a group reads from, in the order of their places."""
+        found = {p for v in self.members[group].reads if (p := self.producer(v)) is not None}
+        return tuple(sorted(found, key=self._place.__getitem__))
+
+    def consumers(self, group: int) -> Iterator[int]:
+        """The groups that read what a group stores; may repeat."""
+        for v in self.stored(group):
+            yield from self.readers.get(v.name, ())
+
+    def stored(self, group: int) -> Iterator[Value]:
+        """What a group makes and is at home with it, read by others or not."""
+        for i in self.members[group].nodes:
+            if self.home[i] == group:
+                yield from self.graph.nodes[i].outputs
+
+    def flow(self, a: int, b: int) -> tuple[Value, ...]:
+        """The values that go from one group to the other."""
+        return tuple(v for v in self.members[b].reads if self.producer(v) == a)
+
+    def nodes(self, group: int) -> tuple[Node, ...]:
+        """The nodes of a group, in topological order."""
+        return tuple(self.graph.nodes[i] for i in self.members[group].nodes)
+
+    def outputs(self, group: int, without: int | None = None) -> tuple[Value, ...]:
+        """The values that leave a group: read by groups other than `without`, or outputs of the graph."""
+        out = []
+        for v in self.stored(group):
+            others = self.readers.get(v.name, {})
+            if len(others) > (1 if without in others else 0) or v.name in self.graph.output_names:
+                out.append(v)
+        return tuple(out)
+
+    def union(self, a: int, b: int) -> tuple[int, ...]:
+        """The nodes of both, sorted."""
+        return tuple(sorted({*self.members[a].nodes, *self.members[b].nodes}))
+
+    def reads_of(self, nodes: Sequence[int]) -> tuple[Value, ...]:
+        """What a set of nodes reads from outside of itself."""
+        made = {v.name for i in nodes for v in self.graph.nodes[i].outputs}
+        return tuple({v.name: v for i in nodes for v in self.graph.nodes[i].operands if v.name not in made}.values())
+
+    def contract(self, a: int, b: int) -> bool:
+        """Make one group of a producer and its consumer, numbered b. False, and no change, where that closes a circle."""
+        if not self._make_adjacent(a, b):
+            return False
+        for i in self.members[a].nodes:
+            if self.home[i] == a:
+                self.home[i] = b
+        self._replace(b, self.union(a, b))
+        self._drop(a)
+        return True
+
+    def copy_into(self, a: int, b: int) -> None:
+        """Give a consumer its own copy of a producer's nodes; the producer vanishes when nobody reads it any more."""
+        self._replace(b, self.union(a, b))
+        self._drop_unread(a, heir=b)
+
+    def emit(self) -> list[int]:
+        """The groups in lexicographic topological order, by the position of their last node."""
+        waits = {g: len(self.producers(g)) for g in self.members}
+        ready = [(m.nodes[-1], g) for g, m in self.members.items() if not waits[g]]
+        heapq.heapify(ready)
+        out: list[int] = []
+        while ready:
+            _, g = heapq.heappop(ready)
+            out.append(g)
+            for c in dict.fromkeys(self.consumers(g)):
+                waits[c] -= 1
+                if not waits[c]:
+                    heapq.heappush(ready, (self.members[c].nodes[-1], c))
+        return out
+
+    def _replace(self, group: int, nodes: tuple[int, ...]) -> None:
+        old = self.members[group]
+        for v in old.reads:
+            self.readers[v.name].pop(group, None)
+        new = Members(nodes, self.reads_of(nodes), old.version + 1)
+        for v in new.reads:
+            self.readers.setdefault(v.name, {})[group] = None
+        self.members[group] = new
+
+    def _drop(self, group: int) -> None:
+        for v in self.members.pop(group).reads:
+            self.readers[v.name].pop(group, None)
+        self._order[self._place.pop(group)] = None
+
+    def _drop_unread(self, group: int, heir: int) -> None:
+        """Drop a group of which nobody needs a stored value any more, and then its producers where the same holds."""
+        todo = [group]
+        while todo:
+            g = todo.pop()
+            if g not in self.members or self.outputs(g):
+                continue
+            before = self.producers(g)
+            for i in self.members[g].nodes:
+                if self.home[i] == g:
+                    self.home[i] = heir
+            self._drop(g)
+            todo.extend(before)
+
+    def _make_adjacent(self, a: int, b: int) -> bool:
+        """Move the window between a and b so that b can take a in; False where another path joins them."""
+        low, high = self._place[a], self._place[b]
+        found = self._search(a, b, low, high)
+        if found is None:
+            return False
+        side, moved = found
+        if not moved:
+            if side == "behind":
+                return True  # b stays where it is, nothing between the two depends on a
+            self._order[high], self._order[low] = None, b
+            self._place[b], self._place[a] = low, high
+            self._order[high] = a
+            return True
+        window = [g for g in self._order[low : high + 1] if g is not None and g not in (a, b)]
+        chosen = [g for g in window if g in moved]
+        rest = [g for g in window if g not in moved]
+        new: list[int | None] = [*rest, b, *chosen] if side == "behind" else [*chosen, b, *rest]
+        new += [None] * (high - low - len(new)) + [a]
+        self._order[low : high + 1] = new
+        for i, g in enumerate(new):
+            if g is not None:
+                self._place[g] = low + i
+        return True
+
+    def _search(self, a: int, b: int, low: int, high: int) -> tuple[str, set[int]] | None:
+        """Which groups of the window must stand behind the joined group ("behind"), or before it ("before"); None where
+        a path through them, or too long a search, forbids the join. The smaller of the two sets wins the race."""
+        place = self._place
+        ahead, back = set[int](), set[int]()
+        forward: list[Iterator[int]] = [self.consumers(a)]
+        backward: list[Iterator[int]] = [iter(self.producers(b))]
+        for _ in range(SEARCH_STEPS):
+            if not forward:
+                return "behind", ahead
+            g = next(forward[-1], None)
+            if g is None:
+                forward.pop()
+            elif g == b:
+                if len(forward) > 1:
+                    return None
+            elif g not in ahead and low < place[g] < high:
+                if g in back:
+                    return None
+                ahead.add(g)
+                forward.append(self.consumers(g))
+            if not backward:
+                return "before", back
+            g = next(backward[-1], None)
+            if g is None:
+                backward.pop()
+            elif g == a:
+                if len(backward) > 1:
+                    return None
+            elif g not in back and low < place[g] < high:
+                if g in ahead:
+                    return None
+                back.add(g)
+                backward.append(iter(self.producers(g)))
+        return None

@@ -1,0 +1,1 @@
+"""Rules of fusion, one a file: which edges may close, and why not."""

@@ -63,6 +63,11 @@ class Layout:
     def __str__(self) -> str:
         return " ".join(map(str, self.factors))
 
+    @property
+    def is_row_major(self) -> bool:
+        """Whether elements lie as in a C-contiguous numpy array."""
+        return all(f == Factor(d) for d, f in enumerate(self.factors))
+
     def shape(self, logical: Sequence[Extent]) -> tuple[Extent, ...]:
         """The physical shape."""
         return tuple(f.extent(logical) for f in self.factors)

@@ -17,7 +17,7 @@ from fusec.ir.types import DType, TensorType
 from fusec.kernels.layout import Layout
 from fusec.plan import container, tensors
 from fusec.plan.contents import kernels_from, programs_from, steps_from, to_records, value_from
-from fusec.plan.plan import Plan, PlanWeight
+from fusec.plan.plan import Plan, PlanWeight, layout_key
 from fusec.plan.schema import (
     FEATURES,
     FORMAT,
@@ -236,7 +236,7 @@ def _weights(records: Sequence[WeightRecord], arrays: Sequence[npt.NDArray[Any]]
             layout = Layout.parse(r.layout)
             physical = tuple(int(d) for d in layout.shape(value.shape) if isinstance(d, int))
             stored = array if DType.of(array.dtype) is value.dtype else array.view(value.dtype.numpy)
-            out[r.name, r.layout] = PlanWeight(value, layout, stored.reshape(physical), r.recipe)
+            out[r.name, layout_key(layout)] = PlanWeight(value, layout, stored.reshape(physical), r.recipe)
         except (ValueError, IndexError) as e:
             raise PlanError(f"weight {r.name!r} of the plan file: {e}") from e
     return out

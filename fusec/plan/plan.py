@@ -48,13 +48,18 @@ class PlanWeight:
     recipe: str
 
 
+def layout_key(layout: Layout) -> str:
+    """How a layout is named in `Plan.weights`: all row-major ones are one, whatever shape a program gives the bytes."""
+    return "" if layout.is_row_major else str(layout)
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """A compiled model.
 
     `aliases` maps a value to the value whose bytes it shares (a reshape of it); resolve until it is no key. `kernels` is
     the menu per program name; of the kernels whose guard admits a binding the first is used. `weights` is keyed by
-    (value name, layout text). `fused` is the fused graph as text, for people and for recompiling; `source_sha256` is
+    (value name, layout key). `fused` is the fused graph as text, for people and for recompiling; `source_sha256` is
     the hash of the model file.
     """
 

@@ -1,0 +1,1 @@
+"""Measuring: interleaved rounds, ratios with intervals, accuracy against references, rivals at equal terms."""

@@ -1,0 +1,85 @@
+"""From a region with numbers for its symbols to a proved Schedule: the whole stage, in the order of its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from fusec.ir.types import Type
+from fusec.kernels.kernel import BoundKernel, IntArray, Kernel
+from fusec.schedule.arena import Arena, find_lives, place_temps, reuse_fronts
+from fusec.schedule.assign import Assignment, Costs, assign
+from fusec.schedule.dependencies import find_conflicts
+from fusec.schedule.region import BoundRegion, Region, bind_calls
+from fusec.schedule.schedule import Schedule
+from fusec.schedule.tasks import Grain, Tasks, cut_tasks
+from fusec.schedule.validate import validate
+from fusec.schedule.waits import find_waits
+
+
+def bind_region(
+    region: Region,
+    kernels: Mapping[str, tuple[Kernel, ...]],
+    symbols: Mapping[str, int],
+    values: Mapping[str, Type],
+    root: Callable[[str], str],
+    workers: int,
+    microseconds: Callable[[BoundKernel], float],
+    scratch: Callable[[BoundKernel], int] = lambda _: 0,
+) -> Schedule:
+    """Choose kernels, cut tasks, place them on workers, and prove the result.
+
+    `root` gives the value that owns the bytes of a value, `microseconds` estimates one average tile of a kernel,
+    `scratch` says how many private bytes a worker lends it.
+    """
+    return schedule_region(bind_calls(region, kernels, symbols, values, root), workers, microseconds, scratch)
+
+
+def schedule_region(
+    region: BoundRegion,
+    workers: int,
+    microseconds: Callable[[BoundKernel], float],
+    scratch: Callable[[BoundKernel], int] = lambda _: 0,
+    *,
+    grain: Grain | None = None,
+    costs: Costs | None = None,
+    tight: bool = False,
+) -> Schedule:
+    """The same for a region that is bound already. `tight` reuses arena bytes in planned order and adds waits for it."""
+    tasks = cut_tasks(region, workers, microseconds, grain or Grain())
+    conflicts = find_conflicts(tasks) if workers > 1 else {}
+    placed = assign(tasks, conflicts, workers, costs or Costs())
+    count, waits, clock = find_waits(placed, placed.need)
+    lives = find_lives(region, tasks, placed, clock)
+    arena = place_temps(lives, tight)
+    if tight and workers > 1:
+        count, waits, clock = find_waits(placed, reuse_fronts(tasks, lives, arena, placed.need))
+    most = max((scratch(k) for k in {id(c.kernel): c.kernel for c in region.calls}.values()), default=0)
+    schedule = _tables(region, tasks, placed, count, waits, arena, most)
+    validate(schedule, region)
+    return schedule
+
+
+def _tables(
+    region: BoundRegion, tasks: Tasks, a: Assignment, count: IntArray, waits: IntArray, arena: Arena, scratch: int
+) -> Schedule:
+    queues = a.order[np.argsort(a.worker[a.order], kind="stable")]
+    lengths = np.bincount(a.worker, minlength=a.workers)
+    first = np.cumsum(count) - count
+    columns = [tasks.call, tasks.first, tasks.count, first, count, a.worker]
+    return Schedule(
+        tasks=np.stack(columns, 1),
+        waits=waits,
+        queues=queues,
+        queue_starts=np.concatenate([[0], np.cumsum(lengths)]),
+        totals=lengths,
+        choices=np.array([c.choice for c in region.calls], np.int64),
+        offsets=arena.offsets,
+        arena=arena.bytes,
+        arena_bound=arena.bound,
+        scratch=scratch,
+        makespan=round(a.makespan * 1e3),
+        work=round(float(tasks.cost.sum()) * 1e3),
+        calls=tuple(c.label for c in region.calls),
+    )

@@ -1,0 +1,241 @@
+"""The proof: a schedule's tables and the kernels' boxes alone show that every run is right, whatever the timing.
+
+Nothing that planned the schedule is used here; what each task touches is worked out again from its tiles. Shown are: each
+tile runs exactly once; no deadlock; thresholds have a meaning and are reached; any two tasks that touch the same bytes, one
+of them writing, are ordered as in the program; temporaries that share bytes of the arena are used one after the other;
+outputs are written everywhere as far as boxes can tell.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+
+from fusec.errors import BugError
+from fusec.kernels.kernel import IntArray
+from fusec.schedule.clocks import Clocks, simulate
+from fusec.schedule.region import ALIGNMENT, BoundRegion
+from fusec.schedule.schedule import Schedule
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+class ScheduleError(BugError):
+    """A schedule that is not proved: it is never run."""
+
+    code = "FS-B002"
+
+
+@dataclass(frozen=True, eq=False)
+class _Use:
+    """Tasks that touch one buffer through one logical shape: their numbers, whether they write, and where."""
+
+    tasks: IntArray
+    writes: BoolArray
+    boxes: IntArray
+
+
+def validate(schedule: Schedule, region: BoundRegion) -> None:
+    """Prove a schedule, or raise ScheduleError with the names of the tasks that are wrong."""
+    _check_tiles(schedule, region)
+    clocks = simulate(schedule, ScheduleError)
+    step = _steps(schedule, region)
+    uses = _uses(schedule, region)
+    for name, by_shape in uses.items():
+        _check_conflicts(schedule, clocks, step, name, list(by_shape.items()))
+    _check_arena(schedule, region, clocks, {n: [u.tasks for u in by_shape.values()] for n, by_shape in uses.items()})
+    _check_written(region)
+
+
+def _check_tiles(s: Schedule, region: BoundRegion) -> None:
+    """The tasks of each call are its tiles, each once, and the kernels are those that the schedule was made for."""
+    if s.choices.tolist() != [c.choice for c in region.calls]:
+        raise ScheduleError("the schedule was made for other kernels of the menus")
+    call, first, count = s.tasks[:, 0], s.tasks[:, 1], s.tasks[:, 2]
+    if len(call) and (call.min() < 0 or call.max() >= len(region.calls)):
+        raise ScheduleError("a task belongs to no call of the region")
+    order = np.lexsort((first, call))
+    call, first, end = call[order], first[order], (first + count)[order]
+    tiles = np.array([c.kernel.tiles for c in region.calls], np.int64)
+    begins = np.ones(len(order), np.bool_)
+    begins[1:] = call[1:] != call[:-1]
+    previous = np.concatenate([[0], end[:-1]])
+    wrong = np.where(begins, first != 0, first != previous) | (end <= first)
+    closes = np.append(begins[1:], True)[: len(order)]
+    wrong |= closes & (end != tiles[call])
+    if wrong.any():
+        raise ScheduleError(f"{s.task_name(int(order[wrong][0]))}: tiles are missing, or are run twice")
+    if missing := set(np.flatnonzero(tiles).tolist()) - set(call.tolist()):
+        raise ScheduleError(f"{region.calls[min(missing)].label} has tiles and no task")
+
+
+def _steps(s: Schedule, region: BoundRegion) -> IntArray:
+    """Program order as one number per task: its call, then the sequential coordinates of its first tile."""
+    index = np.zeros(len(s.tasks), np.int64)
+    scale = 1
+    for c, call in enumerate(region.calls):
+        sequential = [j for j, a in enumerate(call.kernel.kernel.program.axes) if a.sequential]
+        if not sequential:
+            continue
+        mine = np.flatnonzero(s.tasks[:, 0] == c)
+        coordinates = np.unravel_index(s.tasks[mine, 1], call.kernel.grid)
+        for j in sequential:
+            index[mine] = index[mine] * call.kernel.grid[j] + coordinates[j]
+        scale = max(scale, prod([call.kernel.grid[j] for j in sequential]))
+    out: IntArray = s.tasks[:, 0] * scale + index
+    return out
+
+
+def _uses(s: Schedule, region: BoundRegion) -> dict[str, dict[tuple[tuple[int, ...], int], _Use]]:
+    """Buffer -> (logical shape, bytes per element) -> uses, for buffers that are written."""
+    parts = defaultdict[str, dict[tuple[tuple[int, ...], int], list[tuple[IntArray, bool, IntArray]]]](dict)
+    by_call = np.argsort(s.tasks[:, 0], kind="stable")
+    bounds = np.searchsorted(s.tasks[by_call, 0], np.arange(len(region.calls) + 1))
+    known: dict[tuple[int, bytes], tuple[dict[str, IntArray], dict[str, IntArray]]] = {}
+    for c, call in enumerate(region.calls):
+        mine = by_call[bounds[c] : bounds[c + 1]]
+        runs = s.tasks[mine, 1:3]
+        key = id(call.kernel), runs.tobytes()
+        if key not in known:
+            known[key] = _run_boxes(call.kernel.reads, runs), _run_boxes(call.kernel.writes, runs)
+        for writes, boxes in zip((False, True), known[key], strict=True):
+            for name, box in boxes.items():
+                buffer, operand = call.buffers[name], call.kernel.kernel.program.operand[name]
+                shape = call.kernel.shape(name), operand.dtype.itemsize
+                if buffer in region.mutable and 0 not in shape[0]:
+                    parts[buffer].setdefault(shape, []).append((mine, writes, box))
+    return {n: {shape: _joined(p) for shape, p in by_shape.items()} for n, by_shape in parts.items()}
+
+
+def _joined(parts: list[tuple[IntArray, bool, IntArray]]) -> _Use:
+    tasks = np.concatenate([t for t, _, _ in parts])
+    writes = np.repeat(np.array([w for _, w, _ in parts]), [len(t) for t, _, _ in parts])
+    return _Use(tasks, writes, np.concatenate([b for _, _, b in parts]))
+
+
+def _run_boxes(tiles: dict[str, IntArray], runs: IntArray) -> dict[str, IntArray]:
+    """The hull of each run, whatever the order of the runs."""
+    if not len(runs):
+        return {name: boxes[:0] for name, boxes in tiles.items()}
+    order = np.argsort(runs[:, 0])
+    back = np.argsort(order)
+    starts = runs[order, 0]
+    out = {}
+    for name, boxes in tiles.items():
+        low = np.minimum.reduceat(boxes[:, :, 0], starts)
+        high = np.maximum.reduceat(boxes[:, :, 1], starts)
+        out[name] = np.stack([low, high], -1)[back]
+    return out
+
+
+def _check_conflicts(
+    s: Schedule, clocks: Clocks, step: IntArray, name: str, uses: list[tuple[tuple[tuple[int, ...], int], _Use]]
+) -> None:
+    for i, (shape, a) in enumerate(uses):
+        for other, b in uses[: i + 1]:
+            if not (a.writes.any() or b.writes.any()):
+                continue
+            meet = _meet(a.boxes, shape, b.boxes, other) & (a.writes[:, None] | b.writes)
+            now, then = step[a.tasks][:, None], step[b.tasks]
+            wrong: BoolArray = np.asarray(meet & (then < now) & ~clocks.follows(a.tasks, b.tasks))
+            if a is not b:
+                wrong |= meet & (now < then) & ~clocks.follows(b.tasks, a.tasks).T
+            if wrong.any():
+                x, y = np.argwhere(wrong)[0].tolist()
+                first, second = sorted((int(a.tasks[x]), int(b.tasks[y])), key=lambda t: int(step[t]))
+                raise ScheduleError(
+                    f"{s.task_name(second)} may start before {s.task_name(first)} is done, and both touch {name}"
+                )
+
+
+def _meet(
+    a: IntArray, shape: tuple[tuple[int, ...], int], b: IntArray, other: tuple[tuple[int, ...], int]
+) -> BoolArray:
+    """[i, j]: box i of a may share an element with box j of b."""
+    if shape == other:
+        out = np.ones((len(a), len(b)), np.bool_)
+        for d in range(a.shape[1]):
+            out &= (a[:, d, 0, None] < b[:, d, 1]) & (b[:, d, 0] < a[:, d, 1, None])
+        full_a: BoolArray = np.all(a[..., 0] < a[..., 1], axis=1)
+        full_b: BoolArray = np.all(b[..., 0] < b[..., 1], axis=1)
+        return out & full_a[:, None] & full_b
+    if shape[1] != other[1] or prod(shape[0]) != prod(other[0]):
+        return np.ones((len(a), len(b)), np.bool_)
+    out = np.ones((len(a), len(b)), np.bool_)
+    for (a_low, a_high), (b_low, b_high) in zip(*_merged(a, shape[0], b, other[0]), strict=True):
+        out &= (a_low[:, None] < b_high) & (b_low < a_high[:, None])
+    return out
+
+
+def _merged(
+    a: IntArray, shape: tuple[int, ...], b: IntArray, other: tuple[int, ...]
+) -> tuple[list[tuple[IntArray, IntArray]], list[tuple[IntArray, IntArray]]]:
+    """Intervals of row-major positions, one per group of dimensions that cover the same elements in both shapes."""
+    cuts = [{prod(x[d:]) for d in range(len(x) + 1)} for x in (shape, other)]
+    sizes = sorted(cuts[0] & cuts[1])
+    out: tuple[list[tuple[IntArray, IntArray]], list[tuple[IntArray, IntArray]]] = ([], [])
+    for intervals, boxes, dims in zip(out, (a, b), (shape, other), strict=True):
+        strides = [prod(dims[d + 1 :]) for d in range(len(dims))]
+        empty = (boxes[..., 0] >= boxes[..., 1]).any(1)
+        for small, big in pairwise(sizes):
+            mine = [d for d in range(len(dims)) if small <= strides[d] < big and dims[d] > 1]
+            weights = np.array([strides[d] // small for d in mine], np.int64)
+            low = (boxes[:, mine, 0] * weights).sum(1)
+            high = ((boxes[:, mine, 1] - 1) * weights).sum(1) + 1
+            intervals.append((low, np.where(empty, low, high)))
+    return out
+
+
+def _check_arena(s: Schedule, region: BoundRegion, clocks: Clocks, users: dict[str, list[IntArray]]) -> None:
+    """Every used temporary has a place inside the arena, and those that share bytes are used one after the other."""
+    names = [b.name for b in region.temps if b.bytes and b.name in users]
+    for name in names:
+        offset, size = s.offsets.get(name, -1), region.buffers[name].bytes
+        if offset < 0 or offset % ALIGNMENT or offset + size > s.arena:
+            raise ScheduleError(f"temporary {name} of {size} bytes is at {offset} in an arena of {s.arena}")
+    low = np.array([s.offsets[n] for n in names], np.int64)
+    high = low + np.array([region.buffers[n].bytes for n in names], np.int64)
+    order = np.argsort(low, kind="stable")
+    tasks = {n: np.unique(np.concatenate(users[n])) for n in names}
+    for i, x in enumerate(order.tolist()):
+        for y in order[i + 1 :].tolist():
+            if low[y] >= high[x]:
+                break
+            a, b = tasks[names[x]], tasks[names[y]]
+            if not (clocks.all_follow(a, b) or clocks.all_follow(b, a)):
+                raise ScheduleError(f"temporaries {names[x]} and {names[y]} share bytes of the arena and have no order")
+
+
+def _check_written(region: BoundRegion) -> None:
+    """No output has a gap that boxes can show, and nothing is read that nobody wrote before."""
+    written: dict[str, list[tuple[tuple[int, ...], IntArray]]] = defaultdict(list)
+    for call in region.calls:
+        for name in call.kernel.reads:
+            buffer = region.buffers[call.buffers[name]]
+            if buffer.role in ("temp", "output") and buffer.bytes and buffer.name not in written and call.kernel.tiles:
+                in_place = name in call.kernel.writes
+                if not in_place:
+                    raise ScheduleError(f"{call.label} reads {buffer.name} before anything writes it")
+        for name, boxes in call.kernel.writes.items():
+            written[call.buffers[name]].append((call.kernel.shape(name), boxes))
+    for buffer in region.buffers.values():
+        if buffer.role not in ("output", "temp") or not buffer.bytes:
+            continue
+        volume = sum(int((b[..., 1] - b[..., 0]).prod(1).sum()) for _, b in written[buffer.name])
+        shapes = {shape for shape, _ in written[buffer.name]}
+        gap = volume < prod(buffer.shape)
+        if len(shapes) == 1 and not gap:
+            (shape,) = shapes
+            boxes = np.concatenate([b for _, b in written[buffer.name]])
+            boxes = boxes[(boxes[..., 0] < boxes[..., 1]).all(1)]
+            gap = not (
+                len(boxes) and boxes[..., 0].min(0).max(initial=0) == 0 and (boxes[..., 1].max(0) == shape).all()
+            )
+        if gap:
+            writers = [c.label for c in region.calls if buffer.name in (c.buffers[n] for n in c.kernel.writes)]
+            raise ScheduleError(f"{buffer.name} is not written everywhere by {', '.join(writers) or 'any call'}")

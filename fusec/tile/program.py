@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeGuard
 
 from fusec.ir.dim import Extent
 from fusec.ir.expr import Expr, Load, walk
@@ -134,7 +135,7 @@ class Stage:
                     yield from (i for i in index if is_expr(i))
 
 
-def is_expr(i: Extent | Expr) -> bool:
+def is_expr(i: Extent | Expr) -> TypeGuard[Expr]:
     """An index entry that is read from memory rather than a polynomial."""
     from fusec.ir.dim import Dim
 

@@ -27,7 +27,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeGuard
 
 from fusec.ir.dim import Extent
 from fusec.ir.expr import Expr, Load, walk
@@ -132,10 +131,10 @@ class Stage:
                     yield from args
                 case Store(_, index, value):
                     yield value
-                    yield from (i for i in index if is_expr(i))
+                    yield from (i for i in index if isinstance(i, Expr))
 
 
-def is_expr(i: Extent | Expr) -> TypeGuard[Expr]:
+def is_expr(i: Extent | Expr) -> bool:
     """An index entry that is read from memory rather than a polynomial."""
     from fusec.ir.dim import Dim
 

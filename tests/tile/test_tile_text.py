@@ -32,5 +32,5 @@ def test_chain_runs_with_any_tile() -> None:
     x, w, v = (r.standard_normal(s).astype(np.float32) for s in ((7, 5), (5, 6), (6, 3)))
     want = np.maximum(x @ w, 0) @ v
     for tile in ({}, {"m": 1}, {"m": 3}):
-        got = run_program(p, dict(M=7, K=5, L=6, N=3), dict(x=x, w=w, v=v), tile)["y"]
+        got = run_program(p, {"M": 7, "K": 5, "L": 6, "N": 3}, {"x": x, "w": w, "v": v}, tile)["y"]
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)

@@ -18,7 +18,7 @@ from fusec.ir.types import TensorType, Type
 Attrs = Mapping[str, Any]
 Infer = Callable[[Sequence[Type | None], Attrs], tuple[Type, ...]]
 Reference = Callable[[Sequence["npt.NDArray[Any] | None"], Attrs], "tuple[npt.NDArray[Any], ...]"]
-Scalar = Callable[[Sequence[Expr], Attrs], Expr]
+Scalar = Callable[[Sequence[Expr | None], Attrs], Expr]
 
 
 class Kind(enum.Enum):
@@ -44,8 +44,9 @@ class Op:
 
     `infer` maps input types (None for an absent input) and attributes to output types and raises ModelError where they do
     not fit. `reference` computes it with numpy in the precision of its inputs and is the judge in tests. `scalar` (every
-    elementwise op has one) builds one output element from the input elements, already converted to the types that the
-    attributes ask for; the broadcast is not its business. Other kinds are lowered in fusec/lower by name.
+    elementwise op has one) builds one output element from the input elements, None where the node leaves an optional input
+    out (trailing ones may be missing altogether); the broadcast is not its business. Other kinds are lowered in
+    fusec/lower by name.
     """
 
     name: str
@@ -72,21 +73,27 @@ def register(op: Op) -> Op:
 
 
 def get(name: str) -> Op:
-    """The op of that name. UsageError with the nearest name where there is none."""
-    _load()
+    """The op of that name, from fusec or an installed package. UsageError with the nearest name where there is none."""
+    # fills the catalogue on first use; importing fusec stays light
+    from fusec.ops import catalogue
+
     if name not in _CATALOGUE:
-        raise UsageError(f"unknown op {name!r}", hint=nearest(name, sorted(_CATALOGUE)))
+        if name not in catalogue.plug_ins():
+            raise UsageError(f"unknown op {name!r}", hint=nearest(name, known()))
+        catalogue.load_plug_in(name)
     return _CATALOGUE[name]
 
 
 def known() -> tuple[str, ...]:
-    """The names of all ops, sorted."""
-    _load()
-    return tuple(sorted(_CATALOGUE))
+    """The names of all ops, those of installed packages included, sorted."""
+    from fusec.ops import catalogue
+
+    return tuple(sorted(_CATALOGUE.keys() | catalogue.plug_ins().keys()))
 
 
-def _load() -> None:
-    import fusec.ops.catalogue  # noqa: F401  # fills the catalogue on first use; importing fusec stays light
+def declared() -> tuple[str, ...]:
+    """The names registered so far, in order; plug-ins that nobody asked for are absent."""
+    return tuple(_CATALOGUE)
 
 
 def count_elements(t: TensorType) -> Extent:

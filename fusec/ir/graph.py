@@ -117,6 +117,8 @@ class Graph:
     outputs: tuple[Value, ...]
     nodes: tuple[Node, ...]
     weights: Mapping[str, Weight] = field(default_factory=dict)
+    source_sha256: str = field(default="", compare=False)
+    """The hash of the model file that it was read from, where it was read from one."""
 
     @cached_property
     def producer(self) -> dict[str, Node]:
@@ -149,7 +151,9 @@ class Graph:
         position = {v.name: i for i, n in enumerate(self.nodes) for v in n.outputs}
         dag: nx.DiGraph[int] = nx.DiGraph()
         dag.add_nodes_from(range(len(self.nodes)))
-        dag.add_edges_from((position[v.name], i) for i, n in enumerate(self.nodes) for v in n.operands if v.name in position)
+        dag.add_edges_from(
+            (position[v.name], i) for i, n in enumerate(self.nodes) for v in n.operands if v.name in position
+        )
         return nx.freeze(dag)
 
     def array(self, value: Value | None) -> npt.NDArray[Any] | None:
@@ -159,7 +163,9 @@ class Graph:
 
     def with_nodes(self, nodes: Iterable[Node], weights: Mapping[str, Weight] | None = None) -> Graph:
         """The same inputs and outputs over other nodes (and weights)."""
-        return Graph(self.name, self.inputs, self.outputs, tuple(nodes), self.weights if weights is None else dict(weights))
+        return Graph(
+            self.name, self.inputs, self.outputs, tuple(nodes), self.weights if weights is None else dict(weights)
+        )
 
     def __str__(self) -> str:
         from fusec.ir.text import print_graph

@@ -1,0 +1,198 @@
+"""The pipeline as one function: each line a stage, each stage one type in and one type out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusec.errors import UsageError
+from fusec.knobs import Knobs, Limits
+from fusec.plan.plan import Plan
+from fusec.runtime.session import Session
+from fusec.target import Target
+from fusec.trace import Trace
+
+if TYPE_CHECKING:
+    from fusec.ir.graph import Graph
+    from fusec.rewrite.fused import FusedGraph
+    from fusec.rewrite.graph_pass import PassContext
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to compile; every field is also a flag of `fusec compile`.
+
+    `dims` gives symbolic dimensions a number, `shapes` whole inputs. `passes` switches passes on and off by name,
+    "+merge-matmuls,-fuse-chain". `fuse` False is the unfused baseline: the same code generator, one launch per operator.
+    """
+
+    device: str | None = None
+    fuse: bool = True
+    dims: Mapping[str, int] = field(default_factory=dict)
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    passes: str = ""
+    limits: Limits = field(default_factory=Limits)
+
+
+def compile(
+    model: str | os.PathLike[str] | bytes | Any,
+    *,
+    device: str | None = None,
+    fuse: bool = True,
+    dims: Mapping[str, int] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    passes: str = "",
+    threads: int | None = None,
+    limits: Limits | None = None,
+    trace: Trace | None = None,
+) -> Session:
+    """Compile an ONNX model and return a Session that is ready to run.
+
+    Args:
+        model: A path, the bytes of a model, or an `onnx.ModelProto`.
+        device: Where to run: "cpu" (the host's best level, the default), "cpu:generic", "cpu:avx2" or "cpu:avx512".
+        fuse: False compiles the unfused baseline: one kernel and one launch per operator.
+        dims: Numbers for symbolic dimensions, `{"batch": 1}`; the others stay symbolic.
+        shapes: Shapes for whole inputs, `{"x": (1, 3, 224, 224)}`.
+        passes: Passes to switch on and off by name, "+merge-matmuls,-fuse-chain".
+        threads: Workers; by default one per core that this process may use.
+        limits: Bounds on nodes, folded constants and memory.
+        trace: Collects stage times and dumps; made from FUSEC_DEBUG and FUSEC_DUMP by default.
+
+    Raises:
+        ModelError: the model cannot be read or is not valid.
+        UnsupportedError: it uses what neither fusec nor its host steps can run; the message lists everything.
+        CompileError: code generation failed.
+    """
+    trace = trace or new_trace()
+    limits = limits or Knobs.read().limits
+    plan = compile_plan(model, Options(device, fuse, dims or {}, shapes or {}, passes, limits), trace)
+    return open_session(plan, threads=threads, limits=limits, trace=trace)
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    limits: Limits | None = None,
+    trace: Trace | None = None,
+) -> Session:
+    """Load a plan file and return a Session. Machine code comes from the host's cache or is made again; a plan holds none.
+
+    Raises:
+        PlanError: the file is not a plan, is damaged, or needs a newer fusec.
+    """
+    from fusec.plan.file import load as load_plan
+
+    trace = trace or new_trace()
+    with trace.stage("load"):
+        plan = load_plan(path)
+    return open_session(plan, threads=threads, limits=limits, trace=trace)
+
+
+def compile_plan(model: Any, options: Options, trace: Trace) -> Plan:
+    """Everything up to the plan: read, optimise, fuse, lower, tile, pack. No machine code is made here."""
+    from fusec.frontend.read import read_model
+
+    with trace.stage("read"):
+        graph = read_model(model, limits=options.limits, dims=options.dims, shapes=_shapes(options.shapes))
+    return compile_graph_plan(graph, options, trace)
+
+
+def compile_graph_plan(graph: Graph, options: Options, trace: Trace) -> Plan:
+    """The same from a graph."""
+    from fusec.lower.lower import lower
+    from fusec.plan.pack import pack_weights
+    from fusec.tiling.choose import menu
+
+    context = _context(options, trace)
+    fused = _fuse(graph, options, context)
+    trace.dump("fused", "fused", lambda: str(fused))
+    with trace.stage("lower"):
+        lowered = lower(fused, context, one_launch_per_op=not options.fuse)
+    programs = {c.program.name: c.program for s in lowered.steps for c in getattr(s, "calls", ())}
+    for program in programs.values():
+        trace.dump(program.name, "tile", program.__str__)
+    with trace.stage("tile"):
+        kernels = {n: menu(p, context.target) for n, p in programs.items()}
+    with trace.stage("pack"):
+        weights = pack_weights(fused.graph, lowered.steps, kernels, lowered.aliases)
+    return Plan(
+        name=graph.name,
+        target=context.target,
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        values=lowered.values,
+        aliases=lowered.aliases,
+        steps=lowered.steps,
+        kernels=kernels,
+        weights=weights,
+        numerics={"precision": "f32", "accumulate": "f32", "fast_math": "contract"},
+        fused=str(fused),
+        source_sha256=graph.source_sha256,
+    )
+
+
+def fuse_model(model: Any, options: Options, trace: Trace) -> FusedGraph:
+    """Only as far as fusion: what `fusec explain` shows."""
+    from fusec.frontend.read import read_model
+
+    graph = read_model(model, limits=options.limits, dims=options.dims, shapes=_shapes(options.shapes))
+    return _fuse(graph, options, _context(options, trace))
+
+
+def compile_graph(graph: Graph, *, threads: int | None = None, options: Options | None = None) -> Session:
+    """Compile a graph that was built by hand (`fusec.ir.build.GraphBuilder`)."""
+    options, trace = options or Options(), new_trace()
+    return open_session(compile_graph_plan(graph, options, trace), threads=threads, limits=options.limits, trace=trace)
+
+
+def open_session(
+    plan: Plan, *, threads: int | None = None, limits: Limits | None = None, trace: Trace | None = None
+) -> Session:
+    """A Session over a plan: kernels come from the cache of machine code, missing ones are built."""
+    trace = trace or new_trace()
+    with trace.stage("codegen"):
+        return Session(plan, threads=threads, limits=limits or Knobs.read().limits)
+
+
+def new_trace() -> Trace:
+    """A trace as FUSEC_DEBUG and FUSEC_DUMP ask for it."""
+    knobs = Knobs.read()
+    return Trace(debug=knobs.debug, folder=knobs.dump)
+
+
+def check_writable(path: Path, force: bool) -> None:
+    """UsageError where a file could not be written there, before any work is done for it."""
+    if path.exists() and not force:
+        raise UsageError(
+            f"{path} exists already", hint="choose another name with --output, or overwrite it with --force"
+        )
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UsageError(f"cannot write {path}", hint="its folder must exist and be writable")
+
+
+def _context(options: Options, trace: Trace) -> PassContext:
+    from fusec.rewrite.graph_pass import PassContext
+
+    target = Target.parse(options.device or Knobs.read().device or "cpu")
+    return PassContext(target=target, limits=options.limits, trace=trace)
+
+
+def _fuse(graph: Graph, options: Options, context: PassContext) -> FusedGraph:
+    from fusec.passes.default import fuse_default, optimise
+    from fusec.rewrite.fused import unfused
+    from fusec.rewrite.pipeline import Selection
+
+    selection = Selection.parse(options.passes)
+    with context.trace.stage("optimise"):
+        graph = optimise(graph, context, selection)
+    with context.trace.stage("fuse"):
+        return fuse_default(graph, context, selection) if options.fuse else unfused(graph)
+
+
+def _shapes(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    return {n: tuple(int(d) for d in s) for n, s in shapes.items()}

@@ -1,0 +1,110 @@
+"""`fusec doctor`: what this machine has, what is missing, and what each missing thing means."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import click
+
+from fusec import __version__
+from fusec.cli.options import output_options
+from fusec.cli.text import print_json, print_table
+
+Row = tuple[str, str, str, str]
+CORE = ("numpy", "onnx", "networkx", "llvmlite", "numba", "ml-dtypes", "msgspec", "safetensors")
+OPTIONAL = {
+    "onnxruntime": "`fusec bench` has no rival and `fusec verify --against onnxruntime` no oracle: fusec[bench]",
+    "cupy-cuda12x": "no CUDA devices: fusec[cuda]",
+    "matplotlib": "no plots: fusec[plots]",
+}
+
+
+@click.command()
+@output_options
+def command(as_json: bool, quiet: bool, traceback: bool) -> None:
+    """Check this machine and installation; every yellow row says why it is yellow."""
+    del quiet, traceback
+    rows = [*_machine(), *_packages(), *_knobs(), *_smoke()]
+    if as_json:
+        print_json([dict(zip(("what", "state", "value", "note"), r, strict=True)) for r in rows])
+    else:
+        print_table("fusec doctor", ["what", "state", "value", "note"], [list(r) for r in rows])
+    if any(r[1] == "broken" for r in rows):
+        raise click.exceptions.Exit(7)
+
+
+def _machine() -> list[Row]:
+    from fusec.runtime.workers import allowed_workers
+    from fusec.target import ISAS, host, runs_here
+
+    levels = ", ".join(n for n in ISAS if runs_here(n))
+    system = platform.system()
+    team = "ok" if system == "Linux" else "limited"
+    return [
+        ("fusec", "ok", __version__, ""),
+        ("python", "ok", platform.python_version(), ""),
+        ("machine", "ok", f"{system} {platform.machine()}", ""),
+        ("target", "ok", str(host()), f"can run: {levels}"),
+        (
+            "workers",
+            team,
+            str(allowed_workers()),
+            "" if team == "ok" else "the worker team needs Linux; one worker runs",
+        ),
+        ("CUDA", "absent", "-", "this version has no CUDA back end"),
+    ]
+
+
+def _packages() -> list[Row]:
+    rows: list[Row] = []
+    for name in (*CORE, *OPTIONAL):
+        try:
+            rows.append((name, "ok", version(name), ""))
+        except PackageNotFoundError:
+            note = OPTIONAL.get(name, "a core dependency: pip install fusec")
+            rows.append((name, "absent" if name in OPTIONAL else "broken", "-", note))
+    return rows
+
+
+def _knobs() -> list[Row]:
+    from fusec.cache import open_cache
+    from fusec.knobs import Knobs, all_knobs, format_bytes
+
+    rows: list[Row] = [(k.variable, "set", k.value, k.meaning) for k in all_knobs() if k.is_set]
+    rows += [(v, "unknown", "-", "this variable means nothing to fusec") for v in Knobs.read().unknown]
+    info = open_cache(Knobs.read()).info()
+    where = str(info.folder) if info.folder is not None else "in memory only"
+    rows.append(
+        (
+            "cache",
+            "ok" if info.folder is not None else "limited",
+            where,
+            f"{info.entries} entries, {format_bytes(info.bytes)}",
+        )
+    )
+    return rows
+
+
+def _smoke() -> list[Row]:
+    """Build and run one kernel: the shortest proof that LLVM works here."""
+    try:
+        value = _run_smallest_kernel()
+    except Exception as e:
+        return [("kernel", "broken", type(e).__name__, str(e))]
+    return [("kernel", "ok" if value else "broken", "built and run", "" if value else "a wrong result")]
+
+
+def _run_smallest_kernel() -> bool:
+    import numpy as np
+
+    from fusec import api
+    from fusec.ir.build import GraphBuilder
+
+    b = GraphBuilder("smoke")
+    x = b.input("x", "f32[8]")
+    graph = b.graph([b.op("add", x, x)])
+    feed: Any = np.arange(8, dtype=np.float32)
+    (result,) = api.compile_graph(graph, threads=1).run({"x": feed}).values()
+    return bool((result == feed + feed).all())

@@ -1,0 +1,81 @@
+"""From the arguments of a verb to a session or a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from fusec import api
+from fusec.cli.options import parse_dims, parse_shapes
+from fusec.errors import UsageError
+from fusec.knobs import Knobs, Limits, parse_bytes
+from fusec.plan.plan import Plan
+from fusec.runtime.session import Session
+from fusec.trace import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a verb works on."""
+
+    plan: Plan
+    session: Session
+    trace: Trace
+
+
+def is_plan(path: str) -> bool:
+    """Whether a path names a plan file: by its ending, or by its first bytes."""
+    if path.endswith(".fplan"):
+        return True
+    if path.endswith(".onnx"):
+        return False
+    try:
+        with open(path, "rb") as f:
+            return f.read(4) == b"PK\x03\x04"
+    except OSError:
+        return False
+
+
+def make_options(
+    device: str | None,
+    dims: Sequence[str],
+    shapes: Sequence[str],
+    passes: str,
+    unfused: bool,
+    max_memory: str | None,
+    allow_newer_opset: bool,
+) -> api.Options:
+    """The compile options of a verb. UsageError names the flag that is wrong."""
+    limits: Limits = Knobs.read().limits
+    if max_memory is not None:
+        limits = replace(limits, memory=parse_bytes(max_memory))
+    limits = replace(limits, allow_newer_opset=allow_newer_opset)
+    return api.Options(
+        device=device,
+        fuse=not unfused,
+        dims=parse_dims(dims),
+        shapes=parse_shapes(shapes),
+        passes=passes,
+        limits=limits,
+    )
+
+
+def open_plan(path: str, options: api.Options, trace: Trace) -> Plan:
+    """Load a plan, or compile a model into one. Options that only compiling knows are refused for a plan (UsageError)."""
+    if not is_plan(path):
+        return api.compile_plan(path, options, trace)
+    if options.device or options.dims or options.shapes or options.passes or not options.fuse:
+        raise UsageError(
+            f"{path} is a plan: --device, --dim, --shape, --passes and --unfused belong to its compilation"
+        )
+    with trace.stage("load"):
+        from fusec.plan.file import load
+
+        return load(path)
+
+
+def open_session(path: str, options: api.Options, threads: int | None, trace: Trace | None = None) -> Opened:
+    """Load or compile, and make a session."""
+    trace = trace or api.new_trace()
+    plan = open_plan(path, options, trace)
+    return Opened(plan, api.open_session(plan, threads=threads, limits=options.limits, trace=trace), trace)

@@ -1,0 +1,107 @@
+"""`fusec run`: one inference (or several), and what came out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from fusec.cli.options import (
+    compile_options,
+    complete_feeds,
+    input_option,
+    model_argument,
+    output_options,
+    parse_dims,
+    read_inputs,
+    seed_option,
+    thread_option,
+)
+from fusec.cli.text import print_json, print_table
+from fusec.errors import UsageError
+
+
+@click.command()
+@model_argument
+@input_option
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="Folder for outputs as .npy files.")
+@click.option("-f", "--force", is_flag=True, help="Replace existing output files.")
+@click.option("--iters", type=click.IntRange(1), default=1, show_default=True, help="How many inferences to run.")
+@seed_option
+@thread_option
+@compile_options
+@output_options
+def command(
+    model: str,
+    inputs: tuple[str, ...],
+    output: Path | None,
+    force: bool,
+    iters: int,
+    seed: int,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
+    traceback: bool,
+    **flags: Any,
+) -> None:
+    """Run a model or a plan and show its outputs. Inputs that are not given are seeded random numbers."""
+    from fusec.cli.opening import make_options, open_session
+
+    del traceback, quiet
+    opened = open_session(model, make_options(**flags), threads)
+    session = opened.session
+    given = read_inputs(inputs, [v.name for v in session.inputs])
+    feeds = complete_feeds(given, session.inputs, seed, parse_dims(flags["dims"]))
+    for _ in range(iters):
+        results = session.run(feeds)
+    files = _write(results, output, force) if output is not None else {}
+    rows = [_summary(name, value) for name, value in results.items()]
+    if as_json:
+        print_json({"outputs": rows, "files": files})
+        return
+    columns = ["output", "type", "min", "max", "mean", "NaN"]
+    print_table(
+        "outputs", columns, [[r[c] for c in ("name", "type", "min", "max", "mean", "nan")] for r in rows], "2345"
+    )
+    for path in files.values():
+        click.echo(f"wrote {path}")
+
+
+def _summary(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, np.ndarray):
+        return {"name": name, "type": type(value).__name__, "min": "", "max": "", "mean": "", "nan": ""}
+    out: dict[str, Any] = {
+        "name": name,
+        "type": f"{value.dtype}{list(value.shape)}",
+        "min": "",
+        "max": "",
+        "mean": "",
+        "nan": 0,
+    }
+    if value.size and value.dtype.kind not in "OUSc":
+        x = value.astype(np.float64)
+        missing = np.isnan(x)
+        out["nan"] = int(missing.sum())
+        if not missing.all():
+            out |= {k: float(f"{f(x):.6g}") for k, f in (("min", np.nanmin), ("max", np.nanmax), ("mean", np.nanmean))}
+    return out
+
+
+def _write(results: dict[str, Any], folder: Path, force: bool) -> dict[str, str]:
+    """Outputs as .npy files named by position and a cleaned name: a model's names never choose a path."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--output {folder}: not a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for i, (name, value) in enumerate(results.items()):
+        safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:60]
+        path = folder / f"{i:02}_{safe}.npy"
+        if path.exists() and not force:
+            raise UsageError(f"{path} exists already", hint="overwrite it with --force")
+        if not isinstance(value, np.ndarray) or value.dtype.hasobject:
+            raise UsageError(f"output {name!r} is not an array of numbers and cannot be written as .npy")
+        np.save(path, value, allow_pickle=False)
+        files[name] = str(path)
+    return files

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fusec.errors import BugError
-from fusec.kernels.kernel import IntArray
+from fusec.kernels.kernel import BoundKernel, IntArray
 from fusec.schedule.clocks import Clocks, simulate
-from fusec.schedule.region import ALIGNMENT, BoundRegion
+from fusec.schedule.region import ALIGNMENT, BoundCall, BoundRegion
 from fusec.schedule.schedule import Schedule
 
 BoolArray = npt.NDArray[np.bool_]
@@ -49,6 +49,7 @@ def validate(schedule: Schedule, region: BoundRegion) -> None:
     for name, by_shape in uses.items():
         _check_conflicts(schedule, clocks, step, name, list(by_shape.items()))
     _check_arena(schedule, region, clocks, {n: [u.tasks for u in by_shape.values()] for n, by_shape in uses.items()})
+    _check_within(region)
     _check_written(region)
 
 
@@ -72,6 +73,41 @@ def _check_tiles(s: Schedule, region: BoundRegion) -> None:
         raise ScheduleError(f"{s.task_name(int(order[wrong][0]))}: tiles are missing, or are run twice")
     if missing := set(np.flatnonzero(tiles).tolist()) - set(call.tolist()):
         raise ScheduleError(f"{region.calls[min(missing)].label} has tiles and no task")
+
+
+def _check_within(region: BoundRegion) -> None:
+    """No tile reads what another one of the same kernel writes, unless a sequential axis orders the two.
+
+    Tiles that write overlapping hulls pass: hulls of interleaved stores overlap, and programs write every element once.
+    """
+    for call in {id(c.kernel): c for c in region.calls}.values():
+        for write in call.kernel.writes:
+            for read in call.kernel.reads:
+                if call.buffers[read] != call.buffers[write] or call.buffers[write] not in region.mutable:
+                    continue
+                reads, writes = call.kernel.reads[read], call.kernel.writes[write]
+                meet = _meet(reads, _shape(call, read), writes, _shape(call, write))
+                step = _tile_steps(call.kernel)
+                meet &= step[:, None] == step
+                np.fill_diagonal(meet, False)
+                if meet.any():
+                    x, y = np.argwhere(meet)[0].tolist()
+                    raise ScheduleError(
+                        f"{call.label}: tile {x} reads bytes of {call.buffers[write]} that tile {y} writes, "
+                        "and no sequential axis orders them"
+                    )
+
+
+def _shape(call: BoundCall, operand: str) -> tuple[tuple[int, ...], int]:
+    return call.kernel.shape(operand), call.kernel.kernel.program.operand[operand].dtype.itemsize
+
+
+def _tile_steps(kernel: BoundKernel) -> IntArray:
+    out = np.zeros(kernel.tiles, np.int64)
+    for j, axis in enumerate(kernel.kernel.program.axes):
+        if axis.sequential:
+            out = out * kernel.grid[j] + kernel.coordinates[:, j]
+    return out
 
 
 def _steps(s: Schedule, region: BoundRegion) -> IntArray:
@@ -105,8 +141,8 @@ def _uses(s: Schedule, region: BoundRegion) -> dict[str, dict[tuple[tuple[int, .
             known[key] = _run_boxes(call.kernel.reads, runs), _run_boxes(call.kernel.writes, runs)
         for writes, boxes in zip((False, True), known[key], strict=True):
             for name, box in boxes.items():
-                buffer, operand = call.buffers[name], call.kernel.kernel.program.operand[name]
-                shape = call.kernel.shape(name), operand.dtype.itemsize
+                buffer = call.buffers[name]
+                shape = _shape(call, name)
                 if buffer in region.mutable and 0 not in shape[0]:
                     parts[buffer].setdefault(shape, []).append((mine, writes, box))
     return {n: {shape: _joined(p) for shape, p in by_shape.items()} for n, by_shape in parts.items()}

@@ -21,7 +21,7 @@ from fusec.schedule.schedule import Schedule
 from fusec.tile.program import Axis, Fold, Operand, Stage, Store, TileProgram
 
 F = DType.F64
-R, C, K, O, T = (symbol(n) for n in "RCKOT")
+R, C, K, Z, T = (symbol(n) for n in "RCKOT")
 r, c, k, t = (symbol(n) for n in "rckt")
 
 
@@ -45,7 +45,9 @@ def out(name, *shape, role="output"):
     return name, role, F, shape
 
 
-MAP = program("map", "RC", [Axis("r", R), Axis("c", C)], [inp("x", R, C), out("y", R, C)], "rc", ("y", r, c), load("x", r, c))
+MAP = program(
+    "map", "RC", [Axis("r", R), Axis("c", C)], [inp("x", R, C), out("y", R, C)], "rc", ("y", r, c), load("x", r, c)
+)
 ADD = program(
     "add", "RC", [Axis("r", R), Axis("c", C)], [inp("x", R, C), inp("z", R, C), out("y", R, C)], "rc", ("y", r, c),
     prim("add", load("x", r, c), load("z", r, c)),
@@ -62,13 +64,21 @@ DENSE = program(
     "dense", "RKC", [Axis("r", R), Axis("c", C)], [inp("a", R, K), ("w", "weight", F, (K, C)), out("y", R, C)], "rc",
     ("y", r, c), prim("mul", load("a", r, k), load("w", k, c)), folds=[Axis("k", K)],
 )  # fmt: skip
-FLIP = program("flip", "RC", [Axis("r", R), Axis("c", C)], [inp("x", R, C), out("y", C, R)], "rc", ("y", c, r), load("x", r, c))
+FLIP = program(
+    "flip", "RC", [Axis("r", R), Axis("c", C)], [inp("x", R, C), out("y", C, R)], "rc", ("y", c, r), load("x", r, c)
+)
 PIECE = program(
-    "piece", "RCTO", [Axis("r", R), Axis("c", C)], [inp("x", R, C), out("y", R, T)], "rc", ("y", r, c + O), load("x", r, c)
+    "piece",
+    "RCTO",
+    [Axis("r", R), Axis("c", C)],
+    [inp("x", R, C), out("y", R, T)],
+    "rc",
+    ("y", r, c + Z),
+    load("x", r, c),
 )
 UPDATE = program(
-    "update", "RCTO", [Axis("r", R), Axis("c", C)], [inp("x", R, C), out("y", T, C, role="inout")], "rc", ("y", r + O, c),
-    prim("add", load("x", r, c), load("y", r + O, c)),
+    "update", "RCTO", [Axis("r", R), Axis("c", C)], [inp("x", R, C), out("y", T, C, role="inout")], "rc", ("y", r + Z, c),
+    prim("add", load("x", r, c), load("y", r + Z, c)),
 )  # fmt: skip
 FLAT = program("flat", "R", [Axis("r", R)], [inp("x", R), out("y", R)], "r", ("y", r), load("x", r))
 SCAN = program(
@@ -168,17 +178,23 @@ def box(boxes: np.ndarray, tile: int) -> tuple[slice, ...]:
 
 
 def digest(region: BoundRegion, call: int, tile: int, memory: dict[str, np.ndarray]) -> np.uint64:
-    total = np.uint64(call + 1)
-    for n, (operand, boxes) in enumerate(sorted(region.calls[call].kernel.reads.items())):
+    total = np.array(call + 1, np.uint64)
+    bound = region.calls[call].kernel
+    for n, (operand, boxes) in enumerate(sorted(bound.reads.items())):
         whole = view(region, call, operand, memory)
         if whole is not None:
+            if operand in bound.writes and bound.kernel.program.operand[operand].role == "output":
+                whole = whole.copy()  # a recurrent kernel reads what it wrote, not what it is about to write
+                whole[box(bound.writes[operand], tile)] = 0
             read = whole[box(boxes, tile)].ravel()
             weights = np.arange(1, 2 * len(read) + 1, 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15 + 2 * n)
-            total += (read * weights).sum(dtype=np.uint64)
+            total = total + (read * weights).sum(dtype=np.uint64, keepdims=True)[0]
     return total
 
 
-def write_tile(region: BoundRegion, call: int, tile: int, memory: dict[str, np.ndarray], value: np.uint64 | None = None) -> None:
+def write_tile(
+    region: BoundRegion, call: int, tile: int, memory: dict[str, np.ndarray], value: np.uint64 | None = None
+) -> None:
     if value is None:
         value = digest(region, call, tile, memory)
     for operand, boxes in region.calls[call].kernel.writes.items():

@@ -6,26 +6,41 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from fusec.ir.dim import Extent, product
-from fusec.ir.graph import Graph, Value
+from fusec.ir.graph import Graph, Node, Value
 from fusec.ir.types import TensorType
-from fusec.ops import op as ops
-from fusec.ops.op import Kind
 from fusec.rewrite.fused import Group
+from fusec.rewrite.partition import Partition
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Edge:
-    """The way from a group to another that reads what it makes.
+    """The way from a group to another that reads what it makes."""
 
-    `values` are all values that go this way, `stored` those of them that must be stored whatever happens to the edge,
-    because another group reads them too or because the graph gives them out.
-    """
-
-    graph: Graph
-    values: tuple[Value, ...]
-    stored: tuple[Value, ...]
+    partition: Partition
+    ids: tuple[int, int]
     producer: Group
     consumer: Group
+
+    @property
+    def graph(self) -> Graph:
+        """The graph that is being fused."""
+        return self.partition.graph
+
+    @cached_property
+    def values(self) -> tuple[Value, ...]:
+        """All values that go this way."""
+        return self.partition.flow(*self.ids)
+
+    @cached_property
+    def stored(self) -> tuple[Value, ...]:
+        """Those of them that must be stored whatever happens to the edge: other groups read them, or the graph gives
+        them out."""
+        a, b = self.ids
+        return tuple(v for v in self.values if self.partition.is_needed(v, without=b)) if a != b else ()
+
+    def maker(self, value: Value) -> Node | None:
+        """The node that makes a value; None for inputs and weights."""
+        return self.graph.producer.get(value.name)
 
     @property
     def value(self) -> Value:
@@ -48,6 +63,11 @@ class Edge:
         sizes = [size_in_bytes(v) for v in self.values]
         return None if None in sizes else sum(s for s in sizes if s is not None)
 
+    def group_of(self, value: Value) -> tuple[Node, ...]:
+        """The nodes of the group that stores a value; none for inputs and weights."""
+        home = self.partition.producer(value)
+        return () if home is None else self.partition.nodes(home)
+
     def is_weight(self, value: Value | None) -> bool:
         """Whether a value is a constant of the model."""
         return value is not None and value.name in self.graph.weights
@@ -65,8 +85,3 @@ def size_in_bytes(value: Value) -> int | None:
 def count(value: Value) -> Extent:
     """The number of elements of a tensor value."""
     return product(value.shape)
-
-
-def kinds(group: Group) -> frozenset[Kind]:
-    """The kinds of a group's nodes."""
-    return frozenset(ops.get(n.op).kind for n in group.nodes)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.types import TensorType
 from fusec.ops import op as ops
 from fusec.ops.op import Kind
 
@@ -63,9 +64,24 @@ class Group:
         return frozenset(v.name for n in self.nodes for v in n.outputs)
 
     @cached_property
+    def kinds(self) -> frozenset[Kind]:
+        """The kinds of its nodes."""
+        return frozenset(ops.get(n.op).kind for n in self.nodes)
+
+    @cached_property
     def kind(self) -> Kind:
         """The kind of its most demanding node."""
-        return max((ops.get(n.op).kind for n in self.nodes), key=WEIGHT_OF_KINDS.index)
+        return max(self.kinds, key=WEIGHT_OF_KINDS.index)
+
+    @cached_property
+    def misfit(self) -> str:
+        """Why the group can never share a kernel: a host step, or a value that kernels do not compute on. Else empty."""
+        if self.kind is Kind.OPAQUE:
+            return f"{self.label} is a host step"
+        for v in (v for n in self.nodes for v in (*n.operands, *n.outputs)):
+            if not isinstance(v.type, TensorType) or v.type.shape is None or not v.type.dtype.is_native:
+                return f"{v.name}: {v.type} is not what kernels compute on"
+        return ""
 
     @cached_property
     def label(self) -> str:

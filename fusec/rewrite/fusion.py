@@ -15,12 +15,10 @@ and a template accepts the members. So a rule cannot break a graph, whatever it 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from fusec.ir.graph import Graph, Node, Value
-from fusec.ir.types import TensorType
-from fusec.ops.op import Kind
 from fusec.rewrite import registry
 from fusec.rewrite.edge import Edge
 from fusec.rewrite.fused import Decision, FusedGraph, Group, Verdict, leaving, make_group, unfused
@@ -138,38 +136,37 @@ class _Fuser:
         return closed
 
     def _try(self, rule: FusionPass, a: int, b: int) -> bool:
-        producer, consumer = self._group(a), self._group(b)
-        verdict = _fusible(producer, consumer) or self._ask(rule, a, b, producer, consumer)
+        edge = Edge(self.partition, (a, b), self._group(a), self._group(b))
+        misfit = edge.producer.misfit or edge.consumer.misfit
+        verdict = Verdict(False, misfit) if misfit else rule(edge)
+        if verdict:
+            verdict = self._join(rule, edge, verdict)
         if not verdict:
             self.refused.setdefault((a, b), {})[rule.name] = verdict
-        return bool(verdict)
+        return verdict.ok
 
-    def _ask(self, rule: FusionPass, a: int, b: int, producer: Group, consumer: Group) -> Verdict:
-        p = self.partition
-        values = p.flow(a, b)
-        left = {v.name for v in p.outputs(a, without=b)}
-        edge = Edge(self.graph, values, tuple(v for v in values if v.name in left), producer, consumer)
-        verdict = rule(edge)
-        if not verdict:
-            return verdict
-        copy = verdict.duplicate and bool(left)
-        if copy and len(producer.nodes) > MAX_COPIED:
-            return Verdict(False, f"{len(producer.nodes)} nodes are too many to compute twice")
-        union = p.union(a, b)
-        outputs = p.outputs(b) if copy else (*p.outputs(a, without=b), *p.outputs(b))
-        merged = make_group((self.graph.nodes[i] for i in union), outputs)
-        legal = check_group(merged, producer, consumer, rule.anchors)
+    def _join(self, rule: FusionPass, edge: Edge, verdict: Verdict) -> Verdict:
+        """Close an edge as a rule asks, if it is legal."""
+        p, (a, b) = self.partition, edge.ids
+        needed = p.outputs(a, without=b)
+        copy = verdict.duplicate and bool(needed)
+        if copy and len(edge.producer.nodes) > MAX_COPIED:
+            return Verdict(False, f"{len(edge.producer.nodes)} nodes are too many to compute twice")
+        outputs = p.outputs(b) if copy else (*needed, *p.outputs(b))
+        merged = make_group((self.graph.nodes[i] for i in p.union(a, b)), outputs)
+        legal = check_group(merged, edge.producer, edge.consumer, rule.anchors)
         if legal:
             legal = self.accepts(merged.nodes, merged.outputs, self.context.target)
         if not legal:
             return Verdict(False, f"{verdict.why}, but {legal.why}")
-        if not copy and not p.contract(a, b):
-            return Verdict(False, f"{verdict.why}, but another group lies between the two")
+        values = edge.values
         if copy:
-            self._touch_readers(a)
+            self._touch(p.consumers(a))
             p.copy_into(a, b)
-        self._close(rule, verdict, values, producer, consumer)
-        self._touch(b)
+        elif not p.contract(a, b):
+            return Verdict(False, f"{verdict.why}, but another group lies between the two")
+        self._close(rule, verdict, values, edge.producer, edge.consumer)
+        self._touch((b, *p.consumers(b)))
         return verdict
 
     def _close(
@@ -181,17 +178,11 @@ class _Fuser:
                     at = self.partition.maker[n.outputs[0].name]
                     self.closed[v.name, at] = Decision(rule.name, producer.label, consumer.label, v.name, verdict)
 
-    def _touch(self, b: int) -> None:
-        for todo in self.todo:
-            todo[b] = None
-        for c in self.partition.consumers(b):
+    def _touch(self, groups: Iterable[int]) -> None:
+        """Let every rule look again at the edges into some groups."""
+        for g in groups:
             for todo in self.todo:
-                todo[c] = None
-
-    def _touch_readers(self, a: int) -> None:
-        for c in self.partition.consumers(a):
-            for todo in self.todo:
-                todo[c] = None
+                todo[g] = None
 
     def _group(self, g: int) -> Group:
         version = self.partition.members[g].version
@@ -228,15 +219,3 @@ class _Fuser:
                         Decision(r.name, *labels, v.name, verdicts[r.name]) for r in self.rules if r.name in verdicts
                     ]
         return out
-
-
-def _fusible(producer: Group, consumer: Group) -> Verdict | None:
-    """A refusal that no rule need be asked about."""
-    for group in (producer, consumer):
-        if group.kind is Kind.OPAQUE:
-            return Verdict(False, f"{group.label} is a host step")
-        for n in group.nodes if len(group.nodes) == 1 else ():
-            for v in (*n.operands, *n.outputs):
-                if not isinstance(v.type, TensorType) or v.type.shape is None or not v.type.dtype.is_native:
-                    return Verdict(False, f"{v.name}: {v.type} is not what kernels compute on")
-    return None

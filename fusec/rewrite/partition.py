@@ -82,12 +82,12 @@ class Partition:
 
     def outputs(self, group: int, without: int | None = None) -> tuple[Value, ...]:
         """The values that leave a group: read by groups other than `without`, or outputs of the graph."""
-        out = []
-        for v in self.stored(group):
-            others = self.readers.get(v.name, {})
-            if len(others) > (1 if without in others else 0) or v.name in self.graph.output_names:
-                out.append(v)
-        return tuple(out)
+        return tuple(v for v in self.stored(group) if self.is_needed(v, without))
+
+    def is_needed(self, value: Value, without: int | None = None) -> bool:
+        """Whether a group other than `without`, or the caller of the graph, reads a value."""
+        readers = self.readers.get(value.name, {})
+        return len(readers) > (without in readers) or value.name in self.graph.output_names
 
     def union(self, a: int, b: int) -> tuple[int, ...]:
         """The nodes of both, sorted."""

@@ -1,0 +1,53 @@
+"""Fuse a contraction with the elementwise work that follows it."""
+
+from __future__ import annotations
+
+from fusec.ir.graph import Node
+from fusec.ops.op import Kind
+from fusec.passes.fusion.facts import CHEAP_FLOPS, is_map, kind, makers, readers
+from fusec.rewrite.edge import Edge
+from fusec.rewrite.fused import Verdict
+from fusec.rewrite.fusion import fusion_pass
+
+
+@fusion_pass("fuse-epilogue")
+def fuse_epilogue(edge: Edge) -> Verdict:
+    """Close an edge whose consumer can run on a contraction's tile before it is stored.
+
+    before: h = matmul(x, w); s = add(h, b); y = relu(s)
+    after:  group { h = matmul(x, w); s = add(h, b); y = relu(s) }
+    """
+    if edge.producer.kind is not Kind.CONTRACTION:
+        return Verdict(False, f"{edge.producer.kind.value} producers have no tile to finish")
+    if not is_map(edge.consumer):
+        return Verdict(False, f"{edge.consumer.kind.value} consumers have loops of their own")
+    if edge.consumer.kinds != {Kind.ELEMENTWISE}:
+        return _view(edge)
+    for n, v in readers(edge):
+        if n.outputs[0].shape != v.shape:
+            return Verdict(False, f"{n.op} broadcasts {v.name}, so it would repeat the contraction")
+    for n in edge.consumer.nodes:
+        if n.outputs[0].shape != edge.value.shape and not _cheap(n):
+            return Verdict(False, f"{n.op} would be computed again for every element of {edge.value.name}")
+    return Verdict(True, f"works on the tile: saves a store and a load of {edge.value.type}")
+
+
+def _cheap(node: Node) -> bool:
+    from fusec.ops import op as ops
+
+    return ops.get(node.op).flops_per_element <= CHEAP_FLOPS
+
+
+def _view(edge: Edge) -> Verdict:
+    """A transpose goes into the addresses of the store, where nobody downstream could read it in place instead."""
+    if [n.op for n in edge.consumer.nodes] != ["transpose"]:
+        return Verdict(False, "the consumer is neither elementwise nor a lone transpose")
+    if not edge.sole_reader:
+        return Verdict(False, f"{edge.value.name} has another reader, so it is stored as it is")
+    if any(kind(n) is Kind.VIEW for n in makers(edge)):
+        return Verdict(False, "the tile is stored through a view already")
+    out = edge.consumer.nodes[0].outputs[0]
+    later = edge.graph.consumers.get(out.name, ())
+    if later and all(kind(n) in (Kind.CONTRACTION, Kind.ELEMENTWISE) for n in later):
+        return Verdict(False, f"the readers of {out.name} can read it in place")
+    return Verdict(True, f"goes into the store: saves a store and a load of {edge.value.type}")

@@ -1,0 +1,1 @@
+"""The catalogue of ops: one record per op with its kind, type rule, numpy reference and scalar body."""

@@ -1,0 +1,281 @@
+"""Loads and stores of a point: scalar, contiguous, strided, gathered; guarded, and partial at the end of a row.
+
+Nothing here branches, so that every load can be hoisted: a lane that must not touch memory reads a block of zeros or
+writes to a scratch address instead. Without masked instructions a partial vector reads its last valid element again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fusec.errors import BugError
+from fusec.ir.dim import Dim, Extent, linear, substitute, symbol, symbols_of
+from fusec.ir.expr import Const, Expr, Load, cast, prim
+from fusec.ir.types import DType
+from fusec.kernels.cpu.builder import Value, constant, mangle, vector
+from fusec.kernels.cpu.context import Storage
+from fusec.kernels.cpu.polynomial import is_nonnegative
+from fusec.kernels.cpu.vector import literal, memory_type
+from fusec.target import Isa
+
+if TYPE_CHECKING:
+    from fusec.kernels.cpu.expression import Point
+
+_MASKED = {"avx2": ("i32", "i64", "float", "double"), "avx512": ("i8", "i16", "i32", "i64", "float", "double")}
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Where an index leads: an offset polynomial, whether it is inside, and which indices to report if it is not."""
+
+    name: str
+    storage: Storage
+    offset: Extent
+    inside: Expr | None
+    reported: tuple[tuple[Expr, Expr], ...]
+
+
+def plan(point: Point, name: str, index: Sequence[Extent | Expr], fill: Const | None) -> Access:
+    """Turn an index into an offset and the conditions under which it may be used."""
+    storage = point.ctx.storage(name)
+    entries: list[Extent] = []
+    inside: Expr | None = None
+    reported: list[tuple[Expr, Expr]] = []
+    for i, extent in zip(index, storage.shape, strict=True):
+        if isinstance(i, int | Dim):
+            entries.append(i)
+            if fill is None or _always_inside(point, i, extent):
+                continue
+            read = point.interner.index(i)
+        else:
+            read = point.intern(cast(i, DType.I64))
+            entries.append(_pseudo(point, read))
+        # one unsigned comparison refuses negative indices as well
+        size = cast(point.interner.index(extent), DType.U64)
+        ok = point.intern(prim("lt", cast(read, DType.U64), size))
+        inside = ok if inside is None else point.intern(prim("and", inside, ok))
+        if fill is None:
+            reported.append((ok, read))
+    return Access(name, storage, storage.offset(entries), inside, tuple(reported))
+
+
+def _pseudo(point: Point, read: Expr) -> Extent:
+    name = f"@{len(point.pseudo)}"
+    for known, e in point.pseudo.items():
+        if e is read:
+            name = known
+    point.pseudo[name] = read
+    return symbol(name)
+
+
+def _always_inside(point: Point, i: Extent, extent: Extent) -> bool:
+    """Whether an index polynomial needs no check: not negative, and below the extent at the ends of all its axes."""
+    axes = point.ctx.program.axis
+    names = [s for s in symbols_of(i) if s in axes]
+    split = linear(i, names)
+    if split is None or not is_nonnegative(i):
+        return False
+    room = extent - 1 - substitute(i, {n: axes[n].extent - 1 for n in names})
+    return isinstance(room, int) and room >= 0
+
+
+def fact(point: Point, e: Load) -> tuple[int, bool]:
+    """See `Point.fact`."""
+    if _is_scalar(point, e.operand):
+        return 0, False
+    a = point.access_of(e)
+    level, varies = point.fact_of(a.offset)
+    if a.inside is not None:
+        other = point.fact(a.inside)
+        level, varies = max(level, other[0]), varies or other[1]
+    return level, varies
+
+
+def _is_scalar(point: Point, name: str) -> bool:
+    operand = point.ctx.program.operand.get(name)
+    return operand is not None and operand.role == "scalar"
+
+
+def load(point: Point, e: Load, copy: int) -> Value:
+    """The value of a canonical load: a scalar where no lane differs, else a vector."""
+    if _is_scalar(point, e.operand):
+        return point.ctx.scalar(e.operand)
+    a = point.access_of(e)
+    _report(point, a, copy)
+    dtype = a.storage.dtype
+    fill = None if e.fill is None else literal(dtype, e.fill.value)
+    arithmetic, b = point.ctx.arithmetic, point.b
+    if not point.fact(e)[1]:
+        return _load_scalar(point, a, fill)
+    inside = None if a.inside is None else point.vector(a.inside, copy)
+    coefficient = _lane_coefficient(point, a.offset)
+    if inside is not None and point.mask is not None:
+        inside = b.op("and", inside, point.mask)
+    if coefficient == 1 and (inside is None or _masks(point.ctx.isa, a.storage)):
+        raw = _load_contiguous(point, a, inside, copy)
+    elif coefficient is not None and inside is None:
+        raw = _load_strided(point, a, coefficient, copy)
+    else:
+        raw = _load_gathered(point, a, inside, copy)
+    value = arithmetic.from_memory(raw, dtype)
+    return value if fill is None or inside is None else b.select(inside, value, b.splat(fill, point.lanes))
+
+
+def _masks(isa: Isa, storage: Storage) -> bool:
+    """Whether the level loads and stores parts of vectors of this element in one instruction."""
+    return memory_type(storage.dtype) in _MASKED.get(isa.name, ())
+
+
+def _lane_coefficient(point: Point, offset: Extent) -> Extent | None:
+    """The distance between lanes in elements; None where it is not constant."""
+    for s in symbols_of(offset):
+        if s != point.lane and point.fact_of(symbol(s))[1]:
+            return None
+    split = linear(offset, [point.lane])
+    return None if split is None else split[1].get(point.lane, 0)
+
+
+def _row(point: Point, a: Access) -> Value:
+    """The address of an access with the lane's index left out, computed in the loop that it depends on."""
+    split = linear(a.offset, [point.lane])
+    if split is None:
+        raise BugError(f"the offset {a.offset} is not affine in {point.lane!r}")
+    return _address(point, a, split[0])
+
+
+def _address(point: Point, a: Access, offset: Extent) -> Value:
+    level = point.fact_of(offset)[0]
+
+    def make() -> Value:
+        at = point.value(point.interner.index(offset))
+        return point.b.gep(a.storage.pointer, at, memory_type(a.storage.dtype))
+
+    return point.once(level, ("address", a.name, offset), make)
+
+
+def _load_scalar(point: Point, a: Access, fill: Value | None) -> Value:
+    b, dtype = point.b, a.storage.dtype
+    pointer = _address(point, a, a.offset)
+    ok = None if a.inside is None else point.value(a.inside)
+    if ok is not None:
+        pointer = b.select(ok, pointer, b.constant_bytes(64))
+    value = point.ctx.arithmetic.from_memory(b.load(memory_type(dtype), pointer), dtype)
+    return value if ok is None or fill is None else b.select(ok, value, fill)
+
+
+def _load_contiguous(point: Point, a: Access, inside: Value | None, copy: int) -> Value:
+    b, element = point.b, memory_type(a.storage.dtype)
+    type_ = vector(point.lanes, element)
+    pointer = b.gep(_row(point, a), point.bases[copy], element)
+    mask = inside if inside is not None else point.mask
+    if mask is None:
+        return b.load(type_, pointer)
+    if _masks(point.ctx.isa, a.storage):
+        zero: float | int = 0.0 if element in ("float", "double") else 0
+        return b.masked_load(type_, pointer, mask, constant(type_, zero))
+    return _load_lanes(point, a, pointer, 1)
+
+
+def _load_strided(point: Point, a: Access, coefficient: Extent, copy: int) -> Value:
+    b = point.b
+    step = point.value(point.interner.index(coefficient))
+    pointer = b.gep(_row(point, a), b.mul(point.bases[copy], step), memory_type(a.storage.dtype))
+    return _load_lanes(point, a, pointer, coefficient)
+
+
+def _load_lanes(point: Point, a: Access, pointer: Value, coefficient: Extent) -> Value:
+    """Element by element; in a partial vector the lanes beyond its end read the last element again."""
+    b, element = point.b, memory_type(a.storage.dtype)
+    step = point.value(point.interner.index(coefficient))
+    last = None if point.left is None else b.sub(point.left, b.i64(1))
+    out = Value(vector(point.lanes, element), "poison")
+    for k in range(point.lanes):
+        lane = b.i64(k) if last is None or k == 0 else b.smin(b.i64(k), last)
+        out = b.insert(out, b.load(element, b.gep(pointer, b.mul(lane, step), element)), k)
+    return out
+
+
+def _load_gathered(point: Point, a: Access, inside: Value | None, copy: int) -> Value:
+    """Through a vector of addresses: refused lanes, and those beyond the end, read zeros."""
+    b, element = point.b, memory_type(a.storage.dtype)
+    pointers = _pointers(point, a, copy)
+    mask = inside if inside is not None else point.mask
+    if mask is not None:
+        pointers = b.select(mask, pointers, b.splat(b.constant_bytes(64), point.lanes))
+    type_ = vector(point.lanes, element)
+    every = constant(vector(point.lanes, "i1"), True)
+    return b.gather(type_, pointers, every, Value(type_, "poison"))
+
+
+def _pointers(point: Point, a: Access, copy: int) -> Value:
+    b = point.b
+    offset = b.splat(point.value(point.interner.index(a.offset), copy), point.lanes)
+    return b.emit(vector(point.lanes, "ptr"), f"getelementptr {memory_type(a.storage.dtype)}, {a.storage.pointer}, {offset}")
+
+
+def _report(point: Point, a: Access, copy: int) -> None:
+    """Write the first index that is out of range to the status block, unless an error is there already."""
+    b, ctx = point.b, point.ctx
+    for ok, read in a.reported:
+        good, index = point.value(ok, copy), point.value(read, copy)
+        bad = b.op("xor", good, constant(good.type, True))
+        if good.lanes:
+            if point.mask is not None:
+                bad = b.op("and", bad, point.mask)
+            bits = b.bitcast(bad, f"i{good.lanes}")
+            first = b.call(f"llvm.cttz.{mangle(bits.type)}", bits.type, bits, Value("i1", "false"))
+            lane = b.op("and", first, constant(bits.type, good.lanes - 1))  # no bad lane: some lane, unused
+            index = b.extract(index, lane)
+            bad = b.compare("ne", bits, constant(bits.type, 0))
+        free = b.compare("eq", b.load("i64", ctx.status), b.i64(0))
+        block = b.select(b.op("and", bad, free), ctx.status, ctx.dump)
+        b.store(b.i64(1), block)
+        b.store(index, b.gep(block, b.i64(2), "i64"))
+
+
+def store(point: Point, name: str, index: Sequence[Extent | Expr], dtype: DType, value: Value, copy: int) -> None:
+    """Write one copy's lanes; lanes beyond the end, and indices outside, write nothing."""
+    a = plan(point, name, [i if isinstance(i, int | Dim) else point.intern(i) for i in index], None)
+    if a.storage.dtype is not dtype:
+        raise BugError(f"{name!r} holds {a.storage.dtype}, the value is {dtype}")
+    _report(point, a, copy)
+    b = point.b
+    ok = None if a.inside is None else point.value(a.inside, copy)
+    coefficient = _lane_coefficient(point, a.offset) if point.lanes else 0
+    if coefficient == 0 and (ok is None or not ok.lanes):
+        _store_scalar(point, a, value, ok)
+        return
+    raw = point.ctx.arithmetic.to_memory(b.splat(value, point.lanes), dtype)
+    if ok is not None:
+        ok = b.splat(ok, point.lanes)
+        ok = ok if point.mask is None else b.op("and", ok, point.mask)
+    mask = point.mask if ok is None else ok
+    if coefficient == 1 and (mask is None or _masks(point.ctx.isa, a.storage)):
+        pointer = b.gep(_row(point, a), point.bases[copy], memory_type(dtype))
+        b.store(raw, pointer) if mask is None else b.masked_store(raw, pointer, mask)
+    elif coefficient is not None:
+        step = point.value(point.interner.index(coefficient))
+        pointer = b.gep(_row(point, a), b.mul(point.bases[copy], step), memory_type(dtype))
+        _store_lanes(point, raw, [b.gep(pointer, b.mul(b.i64(k), step), raw.element) for k in range(raw.lanes)], mask)
+    else:
+        pointers = _pointers(point, a, copy)
+        _store_lanes(point, raw, [b.extract(pointers, k) for k in range(raw.lanes)], mask)
+
+
+def _store_scalar(point: Point, a: Access, value: Value, ok: Value | None) -> None:
+    b = point.b
+    if value.lanes:
+        raise BugError(f"a vector does not fit into one element of {a.name!r}")
+    pointer = _address(point, a, a.offset)
+    if ok is not None:
+        pointer = b.select(ok, pointer, point.ctx.dump)
+    b.store(point.ctx.arithmetic.to_memory(value, a.storage.dtype), pointer)
+
+
+def _store_lanes(point: Point, raw: Value, pointers: list[Value], mask: Value | None) -> None:
+    b = point.b
+    for k, pointer in enumerate(pointers):
+        at = pointer if mask is None else b.select(b.extract(mask, k), pointer, point.ctx.dump)
+        b.store(b.extract(raw, k), at)

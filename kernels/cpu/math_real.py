@@ -1,0 +1,3 @@
+"""stub"""
+REAL_FUNCTIONS = {"exp": lambda a, x: a.b.intrinsic("llvm.exp", x)}
+def power(a, x, y): ...

@@ -1,0 +1,233 @@
+"""emit_nest: one stage as a loop nest, vectorised along a stage axis (lanes are points) or a fold axis (lanes share a fold).
+
+Loops run in the stage's order with the lane axis innermost, fold loops inside. Along the lane there are full vectors, a
+few at a time, and then partial ones through masks: so an element's value depends neither on where in a row it lies nor on
+how the tiles are split into runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from fusec.errors import BugError
+from fusec.ir.dim import Extent
+from fusec.ir.expr import TRANSCENDENTAL, Const, Expr, Index, Load, Prim, Ref, walk
+from fusec.kernels.cpu.builder import Value, vector
+from fusec.kernels.cpu.context import Context
+from fusec.kernels.cpu.expression import Point
+from fusec.kernels.cpu.fold import Accumulator
+from fusec.kernels.kernel import StageTiling
+from fusec.tile.program import Fold, Let, Stage, Statement, Store
+
+CHEAP = 12
+"""Up to this many operations a body is short enough for loop overhead and the latency of additions to show."""
+
+
+def emit_nest(ctx: Context, stage: Stage, tiling: StageTiling) -> None:
+    """Emit a stage at the builder's position, for the current tile."""
+    Nest(ctx, stage, tiling).emit()
+
+
+class Nest:
+    """One stage being emitted."""
+
+    def __init__(self, ctx: Context, stage: Stage, tiling: StageTiling) -> None:
+        self.ctx = ctx
+        self.b = ctx.b
+        self.stage = stage
+        self.lane = tiling.lane
+        self.lanes = ctx.isa.lanes if tiling.lane else 0
+        self.point = Point(ctx, tiling.lane, self.lanes)
+        self.folds = [a.name for a in stage.folds]
+        self.lane_folds = self.lane in self.folds
+        if self.lane and not self.lane_folds and self.lane not in stage.axis_names:
+            raise BugError(f"{ctx.program.name}: a stage has no axis {self.lane!r} to vectorise")
+        self.copies = self._copies()
+
+    def _copies(self) -> int:
+        """How many vectors are computed side by side."""
+        if not self.lane:
+            return 1
+        cost = 0
+        for e in self.stage.expressions():
+            cost += sum(20 if x.name in TRANSCENDENTAL else 1 for x in walk(e) if isinstance(x, Prim))
+        if not self.folds:
+            return 2 if cost <= CHEAP else 1
+        return 4 if cost <= CHEAP else 2
+
+    def emit(self) -> None:
+        """All loops over stage axes, and the body inside."""
+        axes = [a for a in self.stage.axis_names if a != self.lane]
+        self._loops(axes, self._lane_loop if self.lane and not self.lane_folds else self._body)
+
+    def _loops(self, axes: Sequence[str], inside: Callable[[], None]) -> None:
+        if not axes:
+            inside()
+            return
+        low, high = self.ctx.bounds(axes[0])
+        with self.b.loop(low, high, hint=axes[0]) as loop, self.point.inside(axes[0], loop):
+            self._loops(axes[1:], inside)
+
+    def _lane_loop(self) -> None:
+        """Independent lanes: full vectors, then partial ones."""
+
+        def body(_: Sequence[Value]) -> list[Value]:
+            self._body()
+            return []
+
+        self.lane_region([], body, body)
+
+    def lane_region(
+        self,
+        carried: Sequence[Value],
+        full: Callable[[Sequence[Value]], list[Value]],
+        partial: Callable[[Sequence[Value]], list[Value]],
+    ) -> list[Value]:
+        """The loops along the lane axis, threading carried values; nothing runs where the axis is empty."""
+        b, point, lanes = self.b, self.point, self.lanes
+        low, high = self.ctx.bounds(self.lane)
+
+        def region() -> list[Value]:
+            before, loops = b.block, b.new_block("lanes")
+            b.jump(loops)
+            b.enter(loops)
+            with point.inside_lanes(before):
+                step = lanes * self.copies
+                whole = b.op("and", b.sub(high, low), b.i64(-step))
+                border = b.add(low, whole)
+                with b.loop(low, border, step, carried, hint="full") as loop:
+                    point.at_lanes([b.add(loop.index, b.i64(k * lanes)) for k in range(self.copies)])
+                    loop.next = full(loop.carried)
+                with b.loop(border, high, lanes, loop.results, hint="part") as rest:
+                    left = b.sub(high, rest.index)
+                    count = b.splat(b.convert("trunc", left, "i32"), lanes)
+                    mask = b.compare("slt", b.iota(lanes, "i32"), count)
+                    point.at_lanes([rest.index], mask, left)
+                    rest.next = partial(rest.carried)
+            return list(rest.results)
+
+        return b.when(b.compare("slt", low, high), region, carried)
+
+    # ---- one point of the stage axes (or one group of lanes)
+
+    def _body(self) -> None:
+        waiting: list[Statement] = list(self.stage.body)
+        while waiting:
+            group, waiting = self._next_folds(waiting)
+            if group:
+                self._run_folds(group)
+                continue
+            self.point.run(waiting)
+            return
+
+    def _next_folds(self, body: list[Statement]) -> tuple[list[Fold], list[Statement]]:
+        """The folds that can run in one pass, after the lets before them; those that read their results come later."""
+        group: list[Fold] = []
+        later: list[Statement] = []
+        names: set[str] = set()
+        for s in body:
+            if isinstance(s, Let) and not self._mentions(s.value, names):
+                e = self.point.define(s)
+                if not group and not self._in_folds(e) and any(isinstance(x, Fold) for x in body):
+                    self.point.everywhere(e)
+            elif isinstance(s, Fold) and not any(self._mentions(a, names) for a in s.args):
+                group.append(s)
+                names.add(s.name)
+            else:
+                later.append(s)
+                if isinstance(s, Let | Fold):
+                    names.add(s.name)
+        return group, later if group else body
+
+    def _mentions(self, e: Expr, names: set[str]) -> bool:
+        return any(isinstance(x, Ref) and x.name in names for x in walk(e))
+
+    def _in_folds(self, e: Expr) -> bool:
+        """Whether a canonical expression can only be computed inside the fold loops."""
+        return bool(_axes_of(e) & set(self.folds))
+
+    def _run_folds(self, group: list[Fold]) -> None:
+        folds = [Accumulator(self.point, f, self.copies, self._shared(f)) for f in group]
+        if self.lane_folds:
+            self._run_horizontal(folds)
+        else:
+            self._run_vertical(folds)
+
+    def _shared(self, f: Fold) -> bool:
+        """Whether a fold's states are scalars: nothing differs between lanes."""
+        if not self.lane:
+            return True
+        return not self.lane_folds and not any(self.lane in _axes_of(self.point.intern(a)) for a in f.args)
+
+    def _run_vertical(self, folds: list[Accumulator]) -> None:
+        """Lanes (if any) are points: each keeps its own state."""
+        copies = max(1, len(self.point.bases))
+        start = [v for f in folds for v in f.start(copies)]
+
+        def innermost(states: Sequence[Value]) -> list[Value]:
+            return self._step(folds, states, copies)
+
+        end = self._fold_loops(self.folds, start, innermost)
+        for f, states in _deal(folds, end, copies):
+            self.point.bind(f.fold.name, *f.finish(states))
+
+    def _run_horizontal(self, folds: list[Accumulator]) -> None:
+        """Lanes share the fold: several vectors of states, merged when all is read."""
+        start = [v for f in folds for v in f.start(self.copies)]
+
+        def full(states: Sequence[Value]) -> list[Value]:
+            return self._step(folds, states, self.copies)
+
+        def partial(states: Sequence[Value]) -> list[Value]:
+            first = [v for f, own in _deal(folds, states, self.copies) for v in own[: f.width]]
+            stepped = iter(self._step(folds, first, 1))
+            out: list[Value] = []
+            for f, own in _deal(folds, states, self.copies):
+                out += [next(stepped) for _ in range(f.width)] + list(own[f.width :])
+            return out
+
+        outer = [a for a in self.folds if a != self.lane]
+        end = self._fold_loops(outer, start, lambda states: self.lane_region(states, full, partial))
+        for f, states in _deal(folds, end, self.copies):
+            self.point.bind(f.fold.name, *f.finish(f.merge(states)))
+
+    def _fold_loops(
+        self, axes: Sequence[str], states: Sequence[Value], inside: Callable[[Sequence[Value]], list[Value]]
+    ) -> list[Value]:
+        if not axes:
+            return inside(states)
+        low, high = self.ctx.bounds(axes[0])
+        with self.b.loop(low, high, 1, states, hint=axes[0]) as loop, self.point.inside(axes[0], loop):
+            loop.next = self._fold_loops(axes[1:], loop.carried, inside)
+        return list(loop.results)
+
+    def _step(self, folds: list[Accumulator], states: Sequence[Value], copies: int) -> list[Value]:
+        # arguments first, for all copies: loads then stand before the arithmetic that waits for them
+        out: list[Value] = []
+        for f, own in _deal(folds, states, copies):
+            out += f.step(own)
+        return out
+
+
+def _deal(folds: list[Accumulator], states: Sequence[Value], copies: int) -> list[tuple[Accumulator, list[Value]]]:
+    out, at = [], 0
+    for f in folds:
+        n = f.width * (1 if f.shared else copies)
+        out.append((f, list(states[at : at + n])))
+        at += n
+    return out
+
+
+def _axes_of(e: Expr) -> set[str]:
+    """Every symbol in the indices of an expression."""
+    from fusec.ir.dim import Dim, symbols_of
+
+    out: set[str] = set()
+    for x in walk(e):
+        if isinstance(x, Index):
+            out |= symbols_of(x.value)
+        elif isinstance(x, Load):
+            for i in x.index:
+                if isinstance(i, int | Dim):
+                    out |= symbols_of(i)
+    return out

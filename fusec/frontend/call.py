@@ -1,0 +1,240 @@
+"""One ONNX node as a row of the table sees it: its attributes, its inputs, and ways to emit native nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from fusec.errors import ModelError
+from fusec.frontend.attributes import attribute_values
+from fusec.frontend.builder import Bound, Builder, NotNative
+from fusec.frontend.known import Known, is_equal
+from fusec.frontend.messages import clean, show_types
+from fusec.ir.dim import Extent, product
+from fusec.ir.graph import Attr, Value
+from fusec.ir.types import DType, TensorType, Type
+
+Result = Bound | Sequence[Bound | None]
+Row = Callable[["Call"], Result]
+"""Turns a node into native nodes and returns what its outputs stand for, or raises NotNative with the reason."""
+
+ROWS: dict[tuple[str, str], Row] = {}
+KNOWN_ROWS: dict[tuple[str, str], Callable[[Call], Sequence[Known | None] | None]] = {}
+
+
+def row(*op_types: str, domain: str = "") -> Callable[[Row], Row]:
+    """Register a row for ops of a domain."""
+
+    def add(function: Row) -> Row:
+        for op_type in op_types:
+            ROWS[domain, op_type] = function
+        return function
+
+    return add
+
+
+@dataclass(frozen=True)
+class Call:
+    """A node with its inputs resolved. `versions` maps domains to opsets; `inputs` holds None for an absent one."""
+
+    builder: Builder
+    proto: onnx.NodeProto
+    versions: Mapping[str, int]
+    inputs: tuple[Bound | None, ...]
+    origin: tuple[str, ...]
+
+    @property
+    def op_type(self) -> str:
+        """The ONNX op."""
+        return str(self.proto.op_type)
+
+    @property
+    def version(self) -> int:
+        """The opset of the node's domain."""
+        return self.versions.get(domain_of(self.proto), 1)
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """The attributes that are there, as Python values (tensors as arrays)."""
+        found = self.__dict__.get("_attrs")
+        if found is None:
+            found = self.__dict__["_attrs"] = attribute_values(self.proto)
+        return found  # type: ignore[no-any-return]
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """An attribute, or the default."""
+        return self.attrs.get(name, default)
+
+    def has(self, i: int) -> bool:
+        """Whether input `i` is there."""
+        return i < len(self.inputs) and self.inputs[i] is not None
+
+    def wants(self, i: int) -> bool:
+        """Whether output `i` is asked for."""
+        return i < len(self.proto.output) and self.proto.output[i] != ""
+
+    def x(self, i: int = 0) -> Value:
+        """Input `i` as a value. ModelError where it is absent, NotNative where kernels cannot read it."""
+        value = self.maybe(i)
+        if value is None:
+            raise self.error(f"input {i} is missing")
+        return value
+
+    def maybe(self, i: int) -> Value | None:
+        """Input `i` as a value that kernels can read, None where it is absent."""
+        if not self.has(i):
+            return None
+        value = self.builder.data(self.inputs[i], self.origin)  # type: ignore[arg-type]
+        if not is_native(value.type):
+            raise NotNative(f"kernels cannot take {value.type}")
+        return value
+
+    def type(self, i: int = 0) -> TensorType:
+        """The tensor type of input `i` without making it a value."""
+        bound = self.inputs[i] if self.has(i) else None
+        if isinstance(bound, Known):
+            return TensorType(bound.dtype, bound.shape)
+        if bound is None or not isinstance(bound.type, TensorType) or bound.type.shape is None:
+            raise NotNative(f"the rank of input {i} is not known")
+        return bound.type
+
+    def known(self, i: int) -> Known | None:
+        """The contents of input `i`, None where it is absent or not known."""
+        return self.builder.known(self.inputs[i]) if self.has(i) else None  # type: ignore[arg-type]
+
+    def extents(self, i: int) -> tuple[Extent, ...]:
+        """The contents of input `i`, which an attribute is made of. NotNative where they are data."""
+        known = self.known(i)
+        if known is None:
+            raise NotNative(f"the content of input {i} ({clean(self.proto.input[i])}) is known only at run time")
+        return known.values
+
+    def ints(self, i: int) -> tuple[int, ...]:
+        """The contents of input `i`, which have to be numbers."""
+        values = self.extents(i)
+        if not all(isinstance(v, int) for v in values):
+            raise NotNative(f"the content of input {i} ({clean(self.proto.input[i])}) depends on the inputs' sizes")
+        return tuple(int(v) for v in values if isinstance(v, int))
+
+    def static(self, i: int) -> npt.NDArray[Any] | None:
+        """The constant behind input `i`, None where it is computed or absent."""
+        bound = self.inputs[i] if self.has(i) else None
+        if isinstance(bound, Known):
+            return bound.array if bound.is_static else None
+        return self.builder.array(bound)
+
+    def axis(self, axis: int, rank: int) -> int:
+        """An axis as a number >= 0. ModelError where there is no such axis."""
+        if not -rank <= axis < max(rank, 1) and not (rank == 0 and axis in (0, -1)):
+            raise self.error(f"axis {axis} of a tensor of rank {rank}")
+        return axis % rank if rank else 0
+
+    def axes(self, axes: Sequence[int], rank: int) -> tuple[int, ...]:
+        """Axes as sorted numbers >= 0."""
+        return tuple(sorted({self.axis(int(a), rank) for a in axes}))
+
+    def emit(self, op: str, *inputs: Value | None, **attrs: Attr) -> Value:
+        """A native node."""
+        return self.builder.emit(op, inputs, self.origin, **attrs)
+
+    def elementwise(self, op: str, *inputs: Value | None, **attrs: Attr) -> Value:
+        """A native elementwise node over operands whose shapes provably broadcast."""
+        check_broadcast(self, [v.shape for v in inputs if v is not None])
+        return self.emit(op, *inputs, **attrs)
+
+    def matmul(self, a: Value, b: Value) -> Value:
+        """A matrix product whose sizes provably fit."""
+        check_equal(a.shape[-1], b.shape[-2])
+        broadcast(self, [a.shape[:-2], b.shape[:-2]])
+        return self.emit("matmul", a, b)
+
+    def concat(self, parts: Sequence[Value], axis: int) -> Value:
+        """Parts joined along an axis, their other sizes provably equal."""
+        if len(parts) == 1:
+            return parts[0]
+        for part in parts[1:]:
+            for i, (a, b) in enumerate(zip(part.shape, parts[0].shape)):
+                if i != axis:
+                    check_equal(a, b)
+        return self.emit("concat", *parts, axis=axis)
+
+    def scalar(self, value: float, dtype: DType) -> Value:
+        """A rank 0 constant."""
+        return self.builder.constant(np.asarray(value, dtype=dtype.numpy))
+
+    def cast(self, x: Value, dtype: DType) -> Value:
+        """`x` as `dtype`, nothing where it is that already."""
+        return x if x.dtype is dtype else self.emit("cast", x, to=dtype)
+
+    def reshape(self, x: Value, shape: Sequence[Extent]) -> Value:
+        """`x` in another shape. ModelError where the element counts differ for certain."""
+        shape = tuple(shape)
+        if shape == x.shape:
+            return x
+        same = is_equal(product(x.shape), product(shape))
+        if same is False:
+            raise self.error(f"cannot reshape {x.type} to {list(shape)}")
+        if same is None:
+            raise NotNative(f"{x.type} and {list(shape)} may differ in size")
+        return self.emit("reshape", x, shape=shape)
+
+    def transpose(self, x: Value, perm: Sequence[int]) -> Value:
+        """`x` with its axes in another order."""
+        return x if tuple(perm) == tuple(range(len(perm))) else self.emit("transpose", x, perm=tuple(perm))
+
+    def expand(self, x: Value, shape: Sequence[Extent]) -> Value:
+        """`x` broadcast to exactly `shape`."""
+        return x if tuple(shape) == x.shape else self.emit("expand", x, shape=tuple(shape))
+
+    def error(self, text: str) -> ModelError:
+        """A ModelError that names this node and its input types."""
+        name = clean(self.origin[0])
+        types = show_types([v if isinstance(v, Value) else None for v in self.inputs])
+        return ModelError(
+            f"{clean(self.op_type)} {name!r}: {text}",
+            hint=f"its inputs are {types}" if self.inputs else None,
+            node=name,
+            op=clean(self.op_type),
+        )
+
+
+def is_native(t: Type) -> bool:
+    """Whether kernels can compute on values of this type."""
+    return isinstance(t, TensorType) and t.shape is not None and t.dtype.is_native
+
+
+def domain_of(proto: onnx.NodeProto) -> str:
+    """The domain; `ai.onnx` and the empty one are the same."""
+    return "" if proto.domain == "ai.onnx" else str(proto.domain)
+
+
+def broadcast(call: Call, shapes: Sequence[Sequence[Extent]]) -> tuple[Extent, ...]:
+    """The shape that `shapes` broadcast to. NotNative where that depends on sizes, ModelError where it never fits."""
+    rank = max((len(s) for s in shapes), default=0)
+    out: list[Extent] = [1] * rank
+    for shape in shapes:
+        for i, d in enumerate(shape, rank - len(shape)):
+            if out[i] == 1:
+                out[i] = d
+            elif d not in (1, out[i]):
+                if isinstance(d, int) and isinstance(out[i], int):
+                    listed = " and ".join(str(list(s)) for s in shapes)
+                    raise call.error(f"shapes {listed} do not broadcast")
+                raise NotNative(f"whether {out[i]} and {d} are the same size is known only at run time")
+    return tuple(out)
+
+
+def check_equal(a: Extent, b: Extent) -> None:
+    """NotNative where only a run can tell whether two sizes are the same; integers are left to the type rules."""
+    if a != b and not (isinstance(a, int) and isinstance(b, int)):
+        raise NotNative(f"whether {a} and {b} are the same size is known only at run time")
+
+
+def check_broadcast(call: Call, shapes: Sequence[Sequence[Extent]]) -> None:
+    """Refuse shapes that do not, or do not provably, broadcast."""
+    broadcast(call, shapes)

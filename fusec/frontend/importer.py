@@ -1,0 +1,144 @@
+"""The walk over a model's nodes: each becomes native nodes by its row of the table, or one opaque node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+
+import fusec.frontend.table  # noqa: F401  # fills ROWS and KNOWN_ROWS
+from fusec.errors import ModelError, ResourceError
+from fusec.frontend.builder import Bound, Builder, Contradiction, NotNative
+from fusec.frontend.call import KNOWN_ROWS, ROWS, Call, domain_of
+from fusec.frontend.functions import FlatNode, Inliner
+from fusec.frontend.known import Known
+from fusec.frontend.messages import clean
+from fusec.frontend.opaque import make_opaque
+from fusec.frontend.scope import local_names, renamed
+from fusec.frontend.support import Refusals
+from fusec.frontend.tensors import sparse_array, tensor_array
+from fusec.ir.graph import Value
+
+
+@dataclass
+class Importer:
+    """Imports nodes one by one into a builder. The stack holds what is still to do: the model, then inlined branches."""
+
+    builder: Builder
+    inliner: Inliner
+    folder: Path | None
+    refusals: Refusals = field(default_factory=Refusals)
+    branches: int = 0
+    count: int = 0
+
+    def run(self, nodes: Sequence[onnx.NodeProto], versions: Mapping[str, int]) -> None:
+        """Import all nodes in order."""
+        stack: list[Iterator[FlatNode]] = [self.inliner.flatten(nodes, versions)]
+        while stack:
+            flat = next(stack[-1], None)
+            if flat is None:
+                stack.pop()
+                continue
+            self.count += 1
+            if self.count > self.builder.limits.max_nodes:
+                raise ResourceError(f"the model has more than {self.builder.limits.max_nodes} nodes", hint="see --max-nodes")
+            branch = self._taken_branch(flat)
+            if branch is not None:
+                stack.append(branch)
+            else:
+                self._import(flat)
+
+    def add_initializers(self, graph: onnx.GraphProto, names: Mapping[str, str] | None = None) -> None:
+        """Turn the initialisers of a graph into weights, under other names where `names` says so."""
+        names = names or {}
+        for t in graph.initializer:
+            self.builder.add_weight(names.get(t.name, t.name), tensor_array(t, self.builder.limits, self.folder))
+        for s in graph.sparse_initializer:
+            name = s.values.name
+            self.builder.add_weight(names.get(name, name), sparse_array(s, self.builder.limits, self.folder))
+
+    def _import(self, flat: FlatNode) -> None:
+        call = self._call(flat)
+        results = self._known(call)
+        if results is None:
+            results = self._native(call)
+        for name, result in zip(flat.proto.output, results, strict=False):
+            if name and result is not None:
+                self.builder.bind(name, result)
+
+    def _call(self, flat: FlatNode) -> Call:
+        env, proto = self.builder.env, flat.proto
+        inputs: list[Bound | None] = []
+        for name in proto.input:
+            if name and name not in env:
+                raise ModelError(
+                    f"node {clean(flat.origin)!r} ({clean(proto.op_type)}) reads {clean(name)!r}, which nothing produces",
+                    node=clean(flat.origin),
+                )
+            inputs.append(env[name] if name else None)
+        return Call(self.builder, proto, flat.versions, tuple(inputs), (flat.origin,))
+
+    def _known(self, call: Call) -> Sequence[Bound | None] | None:
+        known_row = KNOWN_ROWS.get((domain_of(call.proto), call.op_type))
+        if known_row is None:
+            return None
+        try:
+            found = known_row(call)
+        except NotNative:
+            return None
+        return None if found is None or all(f is None for f in found) else found
+
+    def _native(self, call: Call) -> Sequence[Bound | None]:
+        """What the node's row makes of it; where there is none or it gives up, an opaque node."""
+        native_row = ROWS.get((domain_of(call.proto), call.op_type))
+        mark = len(self.builder.nodes)
+        refused: Contradiction | None = None
+        try:
+            if native_row is not None:
+                result = native_row(call)
+                return (result,) if isinstance(result, Known | Value) else result
+            reason = "there is no native form of this op"
+        except NotNative as e:
+            self._undo(mark)
+            refused = e if isinstance(e, Contradiction) else None
+            reason = str(e)
+        except (TypeError, ValueError, LookupError, ArithmeticError) as e:
+            if isinstance(e, ModelError):
+                raise
+            raise call.error(f"its attributes or inputs make no sense ({clean(repr(e))})") from e
+        outputs = make_opaque(call, self.refusals, refused)
+        self.builder.reasons[outputs[0].name] = reason
+        return outputs
+
+    def _undo(self, mark: int) -> None:
+        """Drop the nodes of a row that gave up half-way, unless a later node of the model may already use them."""
+        for node in self.builder.nodes[mark:]:
+            for v in node.outputs:
+                self.builder.makers.pop(v.name, None)
+                self.builder.contents.pop(v.name, None)
+        gone = {v.name for node in self.builder.nodes[mark:] for v in node.outputs}
+        self.builder.forget(gone)
+        del self.builder.nodes[mark:]
+
+    def _taken_branch(self, flat: FlatNode) -> Iterator[FlatNode] | None:
+        """The nodes of the branch that an If with a known condition takes; None for everything else."""
+        if flat.proto.op_type != "If" or domain_of(flat.proto) != "" or len(flat.proto.input) != 1:
+            return None
+        call = self._call(flat)
+        known = call.known(0)
+        if known is None or not known.is_static or len(known.values) != 1:
+            return None
+        graph = call.attr("then_branch" if known.values[0] else "else_branch")
+        if not isinstance(graph, onnx.GraphProto):
+            raise call.error("a branch is missing")
+        self.branches += 1
+        prefix = f"{flat.origin}/branch{self.branches}/"
+        names = {n: prefix + n for n in local_names(graph) if n}
+        self.add_initializers(graph, names)
+        nodes = [renamed(n, names) for n in graph.node]
+        for out, result in zip(graph.output, flat.proto.output, strict=False):
+            if result:
+                nodes.append(onnx.helper.make_node("Identity", [names.get(out.name, out.name)], [result]))
+        return self.inliner.flatten(nodes, flat.versions)

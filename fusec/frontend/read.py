@@ -1,0 +1,114 @@
+"""The first stage: a model file, its bytes or a ModelProto become a Graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+
+from fusec.errors import FusecError, ModelError, UsageError, nearest
+from fusec.frontend.attributes import type_of
+from fusec.frontend.builder import Builder
+from fusec.frontend.functions import make_inliner
+from fusec.frontend.importer import Importer
+from fusec.frontend.messages import clean
+from fusec.frontend.source import Loaded, Source, load_source
+from fusec.frontend.symbols import SymbolTable
+from fusec.frontend.validate import check_graph, check_imports, check_versions, sorted_nodes
+from fusec.ir.dim import Extent
+from fusec.ir.graph import Graph
+from fusec.ir.types import TensorType, Type
+from fusec.knobs import Limits
+
+
+def read_model(
+    source: Source,
+    *,
+    limits: Limits | None = None,
+    dims: Mapping[str, int] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Graph:
+    """Read an ONNX model.
+
+    `dims` fixes named dimensions (`{"N": 1}`), `shapes` whole inputs (`{"x": (1, 3)}`). Raises ModelError where the model
+    is not valid, UnsupportedError naming every op that nothing here can run, ResourceError where a limit is passed.
+    """
+    return read_loaded(load_source(source), limits=limits, dims=dims, shapes=shapes)
+
+
+def read_loaded(
+    loaded: Loaded,
+    *,
+    limits: Limits | None = None,
+    dims: Mapping[str, int] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Graph:
+    """The graph of a model that `load_source` gave; callers that need its SHA-256 load it themselves."""
+    try:
+        return _read(loaded, limits or Limits(), dict(dims or {}), dict(shapes or {}))
+    except FusecError as e:
+        e.path = e.path or loaded.path or None
+        raise
+    except UnicodeDecodeError:
+        raise ModelError("the model holds text that is not UTF-8", hint="the file is damaged") from None
+
+
+def _read(loaded: Loaded, limits: Limits, dims: dict[str, int], shapes: dict[str, Sequence[int]]) -> Graph:
+    model = loaded.proto
+    versions = check_versions(model, limits)
+    check_graph(model.graph)
+    check_imports(model.graph.node, versions, {f.domain for f in model.functions})
+    inliner = make_inliner(model, limits)
+    builder = Builder(limits, SymbolTable(given=_checked_dims(dims)))
+    importer = Importer(builder, inliner, loaded.folder)
+    importer.add_initializers(model.graph)
+    _add_inputs(builder, model.graph, shapes)
+    unknown = sorted(set(dims) - builder.symbols.used)
+    if unknown:
+        raise UsageError(
+            f"the model has no dimension {clean(unknown[0])!r}", hint=nearest(unknown[0], builder.symbols.names)
+        )
+    importer.run(sorted_nodes(model.graph, frozenset()), versions)
+    importer.refusals.raise_if_any()
+    return builder.finish(clean(model.graph.name), [o.name for o in model.graph.output], _all_names(model.graph))
+
+
+def _checked_dims(dims: dict[str, int]) -> dict[str, int]:
+    for name, size in dims.items():
+        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+            raise UsageError(f"dimension {clean(name)!r} cannot be {size!r}", hint="give a whole number >= 0")
+    return dims
+
+
+def _add_inputs(builder: Builder, graph: onnx.GraphProto, shapes: dict[str, Sequence[int]]) -> None:
+    """Declare the inputs. An initialiser that is listed as an input too (IR 3) is a weight."""
+    declared = [i for i in graph.input if i.name not in builder.weights]
+    for name in shapes:
+        if name not in {i.name for i in declared}:
+            raise UsageError(f"the model has no input {clean(name)!r}", hint=nearest(name, [i.name for i in declared]))
+    for i in declared:
+        if i.name in shapes:
+            _fix_shape(i.name, type_of(i.type, builder.symbols, i.name), tuple(shapes[i.name]), builder.symbols)
+    for i in declared:
+        t = type_of(i.type, builder.symbols, i.name)
+        if i.name in shapes:
+            t = TensorType(t.dtype, tuple(shapes[i.name])) if isinstance(t, TensorType) else t
+        builder.add_input(i.name, t)
+
+
+def _fix_shape(name: str, t: Type, shape: tuple[int, ...], symbols: SymbolTable) -> None:
+    """Fix the symbols of an input's shape. ModelError where the caller's shape contradicts the declared one."""
+    if not isinstance(t, TensorType):
+        raise UsageError(f"input {clean(name)!r} is {t} and has no shape to fix")
+    declared: tuple[Extent, ...] = shape if t.shape is None else t.shape
+    fits = len(declared) == len(shape) and all(not isinstance(d, int) or d == s for d, s in zip(declared, shape))
+    if not fits:
+        raise ModelError(
+            f"input {clean(name)!r} is declared {t}, the shape asked for is {list(shape)}", input=clean(name)
+        )
+    for d, size in zip(declared, shape):
+        symbols.fix(d, size, clean(name))
+
+
+def _all_names(graph: onnx.GraphProto) -> set[str]:
+    return {o for n in graph.node for o in n.output} | {o.name for o in graph.output}

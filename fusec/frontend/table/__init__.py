@@ -1,0 +1,13 @@
+"""The importer's table: one file per family, each a list of rows that turn an ONNX node into native nodes."""
+
+from __future__ import annotations
+
+from fusec.frontend.table import (  # noqa: F401  # each fills ROWS when it is imported
+    contract,
+    elementwise,
+    gather,
+    known_ops,
+    normalise,
+    reduce,
+    view,
+)

@@ -1,0 +1,124 @@
+"""Rows of matrix products, and of the convolutions that are one."""
+
+from __future__ import annotations
+
+from fusec.frontend.builder import NotNative
+from fusec.frontend.call import Call, row
+from fusec.frontend.table.einsum import einsum
+from fusec.ir.dim import Extent, exact_quotient, product
+from fusec.ir.graph import Value
+
+
+def matmul(call: Call, a: Value, b: Value) -> Value:
+    """numpy's matmul, vectors included."""
+    if not a.shape or not b.shape:
+        raise call.error(f"needs at least vectors, got {a.type} and {b.type}")
+    left = call.reshape(a, (1, *a.shape)) if len(a.shape) == 1 else a
+    right = call.reshape(b, (*b.shape, 1)) if len(b.shape) == 1 else b
+    out = call.matmul(left, right)
+    shape = list(out.shape)
+    if len(b.shape) == 1:
+        del shape[-1]
+    if len(a.shape) == 1:
+        del shape[-1 if len(b.shape) == 1 else -2]
+    return call.reshape(out, shape)
+
+
+@row("MatMul")
+def _matmul(call: Call) -> Value:
+    return matmul(call, call.x(0), call.x(1))
+
+
+@row("Gemm")
+def _gemm(call: Call) -> Value:
+    a, b, c = call.x(0), call.x(1), call.maybe(2)
+    if call.version < 7 and len(a.shape) > 2:
+        raise NotNative("Gemm of more than matrices")
+    if len(a.shape) != 2 or len(b.shape) != 2:
+        raise call.error(f"needs matrices, got {a.type} and {b.type}")
+    a = call.transpose(a, (1, 0)) if call.attr("transA", 0) else a
+    b = call.transpose(b, (1, 0)) if call.attr("transB", 0) else b
+    out = scaled(call, call.matmul(a, b), float(call.attr("alpha", 1.0)))
+    beta = float(call.attr("beta", 1.0))
+    if c is None or beta == 0.0:
+        return out
+    return call.elementwise("add", out, scaled(call, c, beta))
+
+
+def scaled(call: Call, x: Value, factor: float) -> Value:
+    """`x` times a number, nothing where it is 1."""
+    if factor == 1.0:
+        return x
+    if not x.dtype.is_float and factor != int(factor):
+        raise NotNative(f"an integer tensor times {factor}")
+    return call.emit("mul", x, call.scalar(factor, x.dtype))
+
+
+@row("FusedMatMul", domain="com.microsoft")
+def _fused_matmul(call: Call) -> Value:
+    a, b = call.x(0), call.x(1)
+    if call.attr("transBatchA", 0) or call.attr("transBatchB", 0):
+        raise NotNative("transposed batches")
+    a = swap_last(call, a) if call.attr("transA", 0) else a
+    b = swap_last(call, b) if call.attr("transB", 0) else b
+    return scaled(call, matmul(call, a, b), float(call.attr("alpha", 1.0)))
+
+
+def swap_last(call: Call, x: Value) -> Value:
+    """The last two axes exchanged; vectors stay."""
+    n = len(x.shape)
+    return x if n < 2 else call.transpose(x, (*range(n - 2), n - 1, n - 2))
+
+
+@row("Einsum")
+def _einsum(call: Call) -> Value:
+    return einsum(call, str(call.attrs["equation"]), [call.x(i) for i in range(len(call.inputs))])
+
+
+@row("Conv")
+def _conv(call: Call) -> Value:
+    """A convolution whose windows tile the input without overlap is a matrix product: 1 x 1, and patch embeddings."""
+    x, w, bias = call.x(0), call.x(1), call.maybe(2)
+    n = len(x.shape) - 2
+    kernel = w.shape[2:]
+    if call.attr("group", 1) != 1 or any(call.attr("pads", ())) or call.attr("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        raise NotNative("a convolution with groups or padding")
+    if tuple(call.attr("strides", (1,) * n)) != kernel:
+        raise NotNative("a convolution whose windows overlap")
+    if any(d != 1 for d in call.attr("dilations", ())) and any(k != 1 for k in kernel):
+        raise NotNative("a dilated convolution")
+    if w.shape[1] != x.shape[1]:
+        raise NotNative("channels that do not match the weights for certain")
+    out = _pointwise(call, x, w) if all(k == 1 for k in kernel) else _patches(call, x, w)
+    if bias is None:
+        return out
+    return call.elementwise("add", out, call.reshape(bias, (bias.shape[0], *(1,) * n)))
+
+
+def _pointwise(call: Call, x: Value, w: Value) -> Value:
+    """Channels first: [M, C] @ [N, C, pixels]."""
+    pixels = product(x.shape[2:])
+    flat = call.reshape(x, (x.shape[0], x.shape[1], pixels))
+    out = call.matmul(call.reshape(w, w.shape[:2]), flat)
+    return call.reshape(out, (x.shape[0], w.shape[0], *x.shape[2:]))
+
+
+def _patches(call: Call, x: Value, w: Value) -> Value:
+    """[N, patches, C * k * k] @ [C * k * k, M], then channels back to the front."""
+    batch, channels, *sizes = x.shape
+    kernel = w.shape[2:]
+    counts: list[Extent] = []
+    split: list[Extent] = [batch, channels]
+    for size, k in zip(sizes, kernel):
+        count = exact_quotient(size, k)
+        if count is None:
+            raise NotNative("patches that do not cover the input for certain")
+        counts.append(count)
+        split += [count, k]
+    n = len(sizes)
+    perm = (0, *range(2, 2 + 2 * n, 2), 1, *range(3, 3 + 2 * n, 2))
+    patches = call.transpose(call.reshape(x, split), perm)
+    rows = call.reshape(patches, (batch, product(counts), product(w.shape[1:])))
+    weights = call.transpose(call.reshape(w, (w.shape[0], product(w.shape[1:]))), (1, 0))
+    out = call.transpose(call.matmul(rows, weights), (0, 2, 1))
+    return call.reshape(out, (batch, w.shape[0], *counts))

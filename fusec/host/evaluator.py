@@ -1,0 +1,66 @@
+"""The reference evaluator with our own ops in place of those it has wrong, slow or not at all, subgraphs included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import onnx
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun, RuntimeContextError
+
+Compute = Callable[[Sequence[Any], Mapping[str, Any], int, int], Sequence[Any]]
+"""(inputs, attributes, opset, number of outputs) -> outputs."""
+
+
+def make_op(domain: str, op_type: str, compute: Compute) -> type[OpRun]:
+    """An evaluator class for an op, from a plain function over arrays; absent inputs come as None."""
+
+    def run(self: Any, *inputs: Any, **_: Any) -> tuple[Any, ...]:
+        outputs = compute(inputs, self.plain_attributes, self.opset, len(self.onnx_node.output))
+        return tuple(outputs)[: len(self.onnx_node.output)]
+
+    def init(self: Any, node: onnx.NodeProto, run_params: dict[str, Any], schema: Any = None) -> None:
+        OpRun.__init__(self, node, run_params, schema)
+        self.plain_attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        self.opset = run_params["opsets"].get(domain, 1)
+
+    members = {"op_domain": domain, "_run": run, "__init__": init, "__doc__": compute.__doc__}
+    return type(op_type, (OpRun,), members)
+
+
+@cache
+def _own_ops() -> tuple[type[OpRun], ...]:
+    from fusec.host.own import IMPLEMENTATIONS
+
+    return tuple(make_op(domain, op_type, compute) for (domain, op_type), compute in IMPLEMENTATIONS.items())
+
+
+OWN_OPS: tuple[type[OpRun], ...] = _own_ops()
+
+
+@cache
+def can_run(domain: str, op_type: str, version: int) -> str | None:
+    """Why an op cannot run on the host; None where it can."""
+    if any(c.op_domain == domain and c.__name__ == op_type for c in OWN_OPS):
+        return None
+    try:
+        schema = onnx.defs.get_schema(op_type, version, domain)
+    except onnx.defs.SchemaError:
+        return "ONNX has no such operator in this version" if domain in _STANDARD else "its domain is not known here"
+    if schema.has_function or schema.has_context_dependent_function:
+        return None
+    node = onnx.helper.make_node(op_type, [], [], domain=domain)
+    graph = onnx.GraphProto(name="probe")
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid(domain, version)])
+    try:
+        ReferenceEvaluator(model)._load_impl(node)
+    except RuntimeContextError:
+        return None
+    except Exception as e:  # the evaluator raises many kinds
+        return f"no implementation ({type(e).__name__})"
+    return None
+
+
+_STANDARD = frozenset(["", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training"])

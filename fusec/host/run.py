@@ -1,0 +1,109 @@
+"""Host steps: one opaque node run by the reference evaluator of the onnx package, or by our own version of its op."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx.reference import ReferenceEvaluator
+
+from fusec.errors import ExecutionError, FusecError
+from fusec.host.evaluator import OWN_OPS, can_run
+from fusec.ir.graph import Node
+from fusec.ir.types import TensorType
+
+
+def refusal(domain: str, op_type: str, version: int) -> str | None:
+    """Why nothing here can run an op; None where something can."""
+    return can_run(domain, op_type, version)
+
+
+def run_host(node: Node, inputs: Sequence[object]) -> list[object]:
+    """Run an opaque node once. Callers that run it again keep a `HostRunner`."""
+    return HostRunner(node)(inputs)
+
+
+class HostRunner:
+    """An opaque node, ready to run: the evaluator is built at the first call, when the inputs' types are seen.
+
+    Safe to call from several threads; outputs are fresh arrays of the declared dtypes.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self._op = str(node.attr("op_type"))
+        self._origin = _printable(node.origin[0] if node.origin else self._op)
+        proto = onnx.NodeProto()
+        proto.ParseFromString(node.attr("proto"))
+        self._proto = proto
+        self._names = [*proto.input, *node.attr("captures", ())]
+        self._evaluators: dict[tuple[str, ...], ReferenceEvaluator] = {}
+
+    def __call__(self, inputs: Sequence[object]) -> list[object]:
+        """The outputs in order, None for one that the node does not make. ExecutionError where the op fails."""
+        feeds = {n: v for n, v in zip(self._names, inputs, strict=True) if n}
+        try:
+            with np.errstate(all="ignore"):
+                results = self._evaluator(feeds).run(None, feeds)
+        except FusecError:
+            raise
+        except Exception as e:  # whatever the reference raises is about this node
+            raise ExecutionError(
+                f"host step {self._origin!r} ({self._op}) failed: {_printable(str(e) or type(e).__name__)}",
+                hint="its inputs are " + ", ".join(_describe(v) for v in inputs),
+                node=self._origin,
+                op=self._op,
+            ) from e
+        made = dict(zip((o for o in self._proto.output if o), results, strict=True))
+        return [self._normalised(made.get(o), i) if o else None for i, o in enumerate(self._proto.output)]
+
+    def _evaluator(self, feeds: dict[str, object]) -> ReferenceEvaluator:
+        """The evaluator for inputs of these kinds; ops defined by a function need to know the dtypes."""
+        key = tuple(_kind(v) for v in feeds.values())
+        found = self._evaluators.get(key)
+        if found is None:
+            found = self._evaluators[key] = self._build(feeds)
+        return found
+
+    def _build(self, feeds: dict[str, object]) -> ReferenceEvaluator:
+        graph = onnx.GraphProto(name="host_step")
+        graph.node.append(self._proto)
+        for name, value in feeds.items():
+            info = graph.input.add(name=name)
+            if isinstance(value, np.ndarray | np.generic):
+                info.type.tensor_type.elem_type = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+                info.type.tensor_type.shape.SetInParent()
+                for _ in range(value.ndim):
+                    info.type.tensor_type.shape.dim.add()
+        for name in self._proto.output:
+            if name:
+                graph.output.add(name=name)
+        opsets = [onnx.helper.make_opsetid(d, v) for d, v in self.node.attr("opsets")]
+        model = onnx.helper.make_model(graph, opset_imports=opsets)
+        return ReferenceEvaluator(model, new_ops=list(OWN_OPS))
+
+    def _normalised(self, value: Any, i: int) -> object:
+        declared = self.node.outputs[i].type
+        if not isinstance(declared, TensorType) or value is None or isinstance(value, list | dict):
+            return value
+        array = np.asarray(value)
+        wanted = declared.dtype.numpy
+        if array.dtype != wanted and array.dtype.kind not in "OUST":
+            array = array.astype(wanted)
+        return np.ascontiguousarray(array) if array.ndim else array
+
+
+def _kind(value: object) -> str:
+    return f"{value.dtype}{value.ndim}" if isinstance(value, np.ndarray | np.generic) else type(value).__name__
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, np.ndarray | np.generic):
+        return f"{value.dtype}{list(value.shape)}"
+    return "absent" if value is None else type(value).__name__
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)[:400]

@@ -6,16 +6,17 @@ expects), a Source becomes a Binary. These types know no target beyond its print
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
 
 from fusec.errors import BugError
 from fusec.ir.dim import Extent, evaluate, linear
-from fusec.ir.expr import Load, Prim, walk
+from fusec.ir.expr import Expr, Load, Prim, walk
 from fusec.kernels.layout import Layout
 from fusec.tile.program import Stage, TileProgram, is_expr
 
@@ -63,6 +64,14 @@ class Tiling:
     guard: Guard | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """An operand with its index, each dimension split into (rest, {axis: coefficient}); None where it is not affine."""
+
+    operand: str
+    index: tuple[tuple[Extent, dict[str, Extent]] | None, ...]
+
+
 @dataclass(frozen=True)
 class Kernel:
     """A program with its choices made."""
@@ -75,6 +84,26 @@ class Kernel:
         """Operand -> physical layout, for all operands."""
         chosen = dict(self.tiling.layouts)
         return {o.name: chosen.get(o.name, Layout.row_major(len(o.shape))) for o in self.program.operands}
+
+    @cached_property
+    def reads(self) -> tuple[Access, ...]:
+        """What the stages load of operands in memory, equal accesses once."""
+        loads = ((x.operand, x.index) for stage in self.program.stages for x in stage.loads())
+        return self._accesses(dict.fromkeys(loads))
+
+    @cached_property
+    def writes(self) -> tuple[Access, ...]:
+        """What the stages store to operands in memory."""
+        stores = ((x.operand, x.index) for stage in self.program.stages for x in stage.stores)
+        return self._accesses(dict.fromkeys(stores))
+
+    def _accesses(self, found: Iterable[tuple[str, tuple[Extent | Expr, ...]]]) -> tuple[Access, ...]:
+        axes, operands = self.program.axis, self.program.operand
+        return tuple(
+            Access(name, tuple(None if is_expr(i) else linear(i, axes) for i in index))  # type: ignore[arg-type]
+            for name, index in found
+            if operands[name].role not in ("local", "scalar")
+        )
 
     def bind(self, params: Mapping[str, int]) -> BoundKernel:
         """The kernel for given extents."""
@@ -107,13 +136,10 @@ class BoundKernel:
         """Tiles per task axis; a zero extent gives no tile."""
         return tuple(-(-self.extents[a] // t) for a, t in self.tile.items())
 
-    @property
+    @cached_property
     def tiles(self) -> int:
         """The number of tiles."""
-        n = 1
-        for g in self.grid:
-            n *= g
-        return n
+        return prod(self.grid)
 
     @cached_property
     def environment(self) -> dict[str, int]:
@@ -123,39 +149,45 @@ class BoundKernel:
     @cached_property
     def coordinates(self) -> IntArray:
         """int64[tiles, task axes]: tile coordinates of each tile."""
-        return np.indices(self.grid, dtype=np.int64).reshape(len(self.grid), -1).T
+        return np.indices(self.grid, dtype=np.int64).reshape(len(self.grid), self.tiles).T
 
     @cached_property
     def spans(self) -> dict[str, tuple[IntArray, IntArray]]:
-        """Axis -> half-open interval [low, high) of its index, an entry per tile."""
+        """Task axis -> half-open interval [low, high) of its index, an entry per tile. Other axes run in full."""
         out = {}
         for j, (a, t) in enumerate(self.tile.items()):
-            low = self.coordinates[:, j] * t
-            out[a] = low, np.minimum(low + t, self.extents[a])
-        zero = np.zeros(self.tiles, np.int64)
-        for a, n in self.extents.items():
-            if a not in out:
-                out[a] = zero, zero + n
+            extent = self.extents[a]
+            low = self.coordinates[:, j] * t if t > 1 else self.coordinates[:, j]
+            high = low + t
+            out[a] = low, (high if extent % t == 0 else np.minimum(high, extent))
         return out
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Operand -> logical shape."""
+        params = self.params
+        return {o.name: tuple([evaluate(d, params) for d in o.shape]) for o in self.kernel.program.operands}
 
     def shape(self, operand: str) -> tuple[int, ...]:
         """The logical shape of an operand."""
-        return tuple(evaluate(d, self.params) for d in self.kernel.program.operand[operand].shape)
+        return self.shapes[operand]
 
     @cached_property
     def reads(self) -> dict[str, IntArray]:
         """Operand -> int64[tiles, dims, 2], the hull of what each tile reads of it. Locals and scalars are left out."""
-        return self._boxes(write=False)
+        return self._boxes(self.kernel.reads)
 
     @cached_property
     def writes(self) -> dict[str, IntArray]:
         """Operand -> int64[tiles, dims, 2], the hull of what each tile writes of it."""
-        return self._boxes(write=True)
+        return self._boxes(self.kernel.writes)
 
     @cached_property
     def flops(self) -> float:
         """Arithmetic operations of one average tile; a transcendental counts as 20."""
-        return sum(_points(self, s, e, inner) * _flops(e) for s, e, inner in _statements(self.kernel.program)) / max(1, self.tiles)
+        return sum(_points(self, s, e, inner) * _flops(e) for s, e, inner in _statements(self.kernel.program)) / max(
+            1, self.tiles
+        )
 
     @cached_property
     def bytes(self) -> float:
@@ -167,39 +199,60 @@ class BoundKernel:
                 total += float((box[:, :, 1] - box[:, :, 0]).prod(1).sum()) * size
         return total / max(1, self.tiles)
 
-    def _boxes(self, write: bool) -> dict[str, IntArray]:
+    def _boxes(self, accesses: tuple[Access, ...]) -> dict[str, IntArray]:
         out: dict[str, IntArray] = {}
-        for stage in self.kernel.program.stages:
-            accesses = [(s.operand, s.index) for s in stage.stores] if write else [(x.operand, x.index) for x in stage.loads()]
-            for operand, index in accesses:
-                if self.kernel.program.operand[operand].role in ("local", "scalar"):
-                    continue
-                box = self._hull(operand, index)
-                if operand in out:
-                    box = np.stack([np.minimum(out[operand][..., 0], box[..., 0]), np.maximum(out[operand][..., 1], box[..., 1])], -1)
-                out[operand] = box
+        for access in accesses:
+            box = self._hull(access)
+            old = out.get(access.operand)
+            if old is not None:
+                np.minimum(old[..., 0], box[..., 0], out=box[..., 0])
+                np.maximum(old[..., 1], box[..., 1], out=box[..., 1])
+            out[access.operand] = box
         return out
 
-    def _hull(self, operand: str, index: tuple[object, ...]) -> IntArray:
-        shape, out = self.shape(operand), np.empty((self.tiles, len(index), 2), np.int64)
-        for d, i in enumerate(index):
-            low, high = (np.zeros(self.tiles, np.int64), np.full(self.tiles, shape[d])) if is_expr(i) else self.interval(i)  # type: ignore[arg-type]
-            out[:, d, 0] = np.clip(low, 0, shape[d])
-            out[:, d, 1] = np.clip(high, out[:, d, 0], shape[d])
+    def _hull(self, access: Access) -> IntArray:
+        shape, out = self.shapes[access.operand], np.empty((self.tiles, len(access.index), 2), np.int64)
+        for d, (split, size) in enumerate(zip(access.index, shape, strict=True)):
+            low, high = (0, size) if split is None else self._interval(*split)
+            if isinstance(low, int) and isinstance(high, int):
+                low = min(max(low, 0), size)
+                high = min(max(high, low), size)
+            elif split is not None and not self._is_inside(*split, size):
+                low = np.clip(low, 0, size)
+                high = np.clip(high, low, size)
+            out[:, d, 0] = low
+            out[:, d, 1] = high
         return out
+
+    def _is_inside(self, rest: Extent, coefficients: dict[str, Extent], size: int) -> bool:
+        """Whether the index of every tile lies in 0 <= i < size, so that nothing needs clipping."""
+        low = high = evaluate(rest, self.params)
+        for axis, coefficient in coefficients.items():
+            reach = evaluate(coefficient, self.params) * (self.extents[axis] - 1)
+            low, high = low + min(reach, 0), high + max(reach, 0)
+        return low >= 0 and high < size
 
     def interval(self, index: Extent) -> tuple[IntArray, IntArray]:
         """The half-open interval of an index polynomial per tile; of one that is not affine in the axes, everything."""
-        split = linear(index, self.spans)
+        split = linear(index, self.extents)
+        low, high = (0, np.iinfo(np.int64).max) if split is None else self._interval(*split)
         zero = np.zeros(self.tiles, np.int64)
-        if split is None:
-            return zero, zero + np.iinfo(np.int64).max
-        low = zero + evaluate(split[0], self.params)
-        high = low.copy()
-        for name, c in split[1].items():
-            k, (a, b) = evaluate(c, self.params), self.spans[name]
-            low, high = low + np.minimum(k * a, k * (b - 1)), high + np.maximum(k * a, k * (b - 1))
-        return low, high + 1
+        return zero + low, zero + high
+
+    def _interval(self, rest: Extent, coefficients: dict[str, Extent]) -> tuple[IntArray | int, IntArray | int]:
+        """The half-open interval of an affine index: integers where it is the same for all tiles."""
+        low: IntArray | int = evaluate(rest, self.params)
+        last: IntArray | int = low
+        for axis, coefficient in coefficients.items():
+            k = evaluate(coefficient, self.params)
+            a, b = self.spans[axis] if axis in self.tile else (0, self.extents[axis])
+            if k == 1:
+                low, last = low + a, last + (b - 1)
+            elif k > 0:
+                low, last = low + k * a, last + k * (b - 1)
+            else:
+                low, last = low + k * (b - 1), last + k * a
+        return low, last + 1
 
 
 def _statements(p: TileProgram) -> list[tuple[Stage, object, bool]]:
@@ -226,7 +279,7 @@ def _points(k: BoundKernel, stage: Stage, _: object, inner: bool) -> float:
 
 
 def _flops(e: object) -> float:
-    from fusec.ir.expr import TRANSCENDENTAL, Expr
+    from fusec.ir.expr import TRANSCENDENTAL
 
     if not isinstance(e, Expr):
         raise BugError(f"not an expression: {e!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -154,7 +155,8 @@ class Graph:
         dag.add_edges_from(
             (position[v.name], i) for i, n in enumerate(self.nodes) for v in n.operands if v.name in position
         )
-        return nx.freeze(dag)
+        nx.freeze(dag)
+        return dag
 
     def array(self, value: Value | None) -> npt.NDArray[Any] | None:
         """The constant behind a value, or None where it is computed."""
@@ -163,9 +165,7 @@ class Graph:
 
     def with_nodes(self, nodes: Iterable[Node], weights: Mapping[str, Weight] | None = None) -> Graph:
         """The same inputs and outputs over other nodes (and weights)."""
-        return Graph(
-            self.name, self.inputs, self.outputs, tuple(nodes), self.weights if weights is None else dict(weights)
-        )
+        return replace(self, nodes=tuple(nodes), weights=self.weights if weights is None else dict(weights))
 
     def __str__(self) -> str:
         from fusec.ir.text import print_graph
@@ -177,4 +177,4 @@ def weight(name: str, array: npt.NDArray[Any], recipe: str | None = None) -> Wei
     """A weight from an array; the recipe defaults to the initialiser of that name."""
     array = np.asarray(array)
     value = Value(name, TensorType(DType.of(array.dtype), tuple(int(d) for d in array.shape)))
-    return Weight(value, array, recipe if recipe is not None else f'init("{name}")')
+    return Weight(value, array, recipe if recipe is not None else f"init({json.dumps(name)})")

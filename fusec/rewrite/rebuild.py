@@ -62,7 +62,7 @@ def rebuild(graph: Graph, replacements: Iterable[Replacement]) -> Graph:
     forward = {k: v for r in todo for k, v in r.forward.items()}
     nodes = [_reading(n, forward) for n in nodes] if forward else nodes
     nodes, outputs = _keep_outputs(graph, nodes, forward)
-    return Graph(graph.name, graph.inputs, outputs, tuple(_sorted(nodes)), weights)
+    return replace(graph, outputs=outputs, nodes=tuple(_sorted(nodes)), weights=weights)
 
 
 def follow(value: Value, forward: Mapping[str, Value]) -> Value:

@@ -1,0 +1,165 @@
+"""The command line: every verb on a real model, every exit code, a mistake in every flag."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from bench.models.architectures import mlp
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    onnx.save(mlp([8, 16, 4], batch=2, dynamic=True).model(), folder / "mlp.onnx")
+    (folder / "broken.onnx").write_bytes(b"\x08\x07\x12garbage")
+    (folder / "empty.onnx").write_bytes(b"")
+    np.save(folder / "x.npy", np.ones((3, 8), np.float32))
+    np.save(folder / "wrong.npy", np.ones((3, 9), np.float32))
+    np.save(folder / "double.npy", np.ones((3, 8)))
+    return folder
+
+
+def fusec(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fusec", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_help_names_every_verb(folder: Path) -> None:
+    result = fusec(folder, "--help")
+    assert result.returncode == 0
+    assert all(
+        v in result.stdout for v in ("compile", "run", "bench", "inspect", "explain", "verify", "cache", "doctor")
+    )
+
+
+def test_the_journey(folder: Path, tmp_path: Path) -> None:
+    """Compile, run, inspect, explain, verify, bench: what a newcomer types first."""
+    plan = tmp_path / "mlp.fplan"
+    made = fusec(folder, "compile", "mlp.onnx", "-o", str(plan))
+    assert made.returncode == 0, made.stderr
+    assert "wrote" in made.stdout
+    assert made.stderr.strip().splitlines()[-1].startswith("PASSED")
+    ran = fusec(folder, "run", str(plan), "-i", "x=@x.npy", "-o", str(tmp_path / "out"), "--json")
+    assert ran.returncode == 0, ran.stderr
+    document = json.loads(ran.stdout)
+    (file,) = document["files"].values()
+    assert np.load(file).shape == (3, 4)
+    for verb in (
+        ["inspect"],
+        ["inspect", "--kernels"],
+        ["inspect", "--nodes"],
+        ["inspect", "--weights"],
+        ["explain"],
+        ["verify"],
+    ):
+        result = fusec(folder, verb[0], "mlp.onnx", *verb[1:])
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.strip()
+    bench = fusec(folder, "bench", "mlp.onnx", "--rounds", "5", "--json", "-t", "1")
+    assert bench.returncode == 0, bench.stderr
+    assert {s["name"] for s in json.loads(bench.stdout)["systems"]} >= {"fusec", "fusec again", "unfused"}
+
+
+@pytest.mark.parametrize("arguments", [
+    ("inspect", "mlp.onnx"), ("explain", "mlp.onnx"), ("verify", "mlp.onnx"), ("run", "mlp.onnx"), ("cache",), ("doctor",),
+])  # fmt: skip
+def test_json_is_one_document(folder: Path, arguments: tuple[str, ...]) -> None:
+    result = fusec(folder, *arguments, "--json")
+    assert result.returncode == 0, result.stderr
+    json.loads(result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("frobnicate",), 2, "unknown command"),
+        (("run",), 2, "MODEL"),
+        (("run", "mlp.onnx", "--nonsense"), 2, "nonsense"),
+        (("run", "mlp.onnx", "--dim", "batch"), 2, "NAME=NUMBER"),
+        (("run", "mlp.onnx", "--dim", "bach=2"), 2, "batch"),
+        (("run", "mlp.onnx", "--shape", "x"), 2, "NAME"),
+        (("run", "mlp.onnx", "--shape", "y:1x8"), 2, "'x'"),
+        (("run", "mlp.onnx", "--device", "tpu"), 2, "unknown device"),
+        (("run", "mlp.onnx", "--device", "cpu:avx9"), 2, "unknown CPU level"),
+        (("run", "mlp.onnx", "-t", "0"), 2, "threads"),
+        (("run", "mlp.onnx", "-P", "fuse-chain"), 2, "sign"),
+        (("run", "mlp.onnx", "-P", "-fuse-chian"), 2, "fuse-chain"),
+        (("run", "mlp.onnx", "--max-memory", "lots"), 2, "not a size"),
+        (("run", "mlp.onnx", "-i", "x"), 2, "NAME"),
+        (("run", "mlp.onnx", "-i", "z=@x.npy"), 5, "unknown input 'z'"),
+        (("run", "mlp.onnx", "-i", "x=@none.npy"), 5, "cannot read"),
+        (("run", "mlp.onnx", "-i", "x=@mlp.onnx"), 5, "cannot read"),
+        (("run", "mlp.onnx", "-i", "x=@wrong.npy"), 5, "x"),
+        (("run", "mlp.onnx", "-i", "x=@double.npy"), 5, "float32"),
+        (("run", "none.onnx"), 3, "no such file"),
+        (("run", "empty.onnx"), 3, "empty"),
+        (("run", "broken.onnx"), 3, ""),
+        (("run", "."), 3, ""),
+        (("run", "none.fplan"), 8, "no such file"),
+        (("inspect", "mlp.onnx", "--program", "p99"), 2, "no program"),
+        (("bench", "mlp.onnx", "--vs", "tensorflow"), 2, "unknown rival"),
+        (("bench", "mlp.onnx", "--rounds", "1"), 2, "rounds"),
+        (("compile", "mlp.onnx", "-o", "nowhere/mlp.fplan"), 2, "folder"),
+        (("compile", "mlp.onnx", "-o", "x.npy"), 2, "exists"),
+        (("verify", "mlp.onnx", "--tolerance", "0"), 1, "differ"),
+        (("verify", "mlp.onnx", "--against", "nobody"), 2, "nobody"),
+        (("cache", "eat"), 2, "eat"),
+    ],
+    ids=lambda p: " ".join(p) if isinstance(p, tuple) else None,
+)
+def test_mistakes(folder: Path, arguments: tuple[str, ...], code: int, words: str) -> None:
+    before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
+    result = fusec(folder, *arguments)
+    assert result.returncode == code, result.stdout + result.stderr
+    assert words.lower() in result.stderr.lower()
+    assert "Traceback" not in result.stderr
+    assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["NUM_THREADS", "CACHE", "CACHE_MAX", "DEBUG", "MAX_MEMORY", "DEVICE"])
+def test_bad_environment_variables_are_named(folder: Path, name: str) -> None:
+    result = fusec(folder, "run", "mlp.onnx", **{f"FUSEC_{name}": "no such value"})
+    assert result.returncode == 2, result.stderr
+    assert f"FUSEC_{name}" in result.stderr
+
+
+def test_an_interrupt_stops_with_130(folder: Path) -> None:
+    import signal
+    import time
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fusec", "bench", "mlp.onnx", "--rounds", "100000", "-t", "1"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    time.sleep(6)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=10) == 130
+
+
+def test_import_is_light() -> None:
+    program = "import sys, fusec; print(sorted({m.partition('.')[0] for m in sys.modules} & {'onnx', 'llvmlite', 'numba', 'click', 'rich', 'msgspec', 'onnxruntime'}))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_dump_writes_a_file_per_stage(folder: Path, tmp_path: Path) -> None:
+    result = fusec(folder, "run", "mlp.onnx", FUSEC_DUMP=str(tmp_path / "dump"))
+    assert result.returncode == 0, result.stderr
+    assert {p.suffix for p in (tmp_path / "dump").iterdir()} >= {".fused", ".tile"}

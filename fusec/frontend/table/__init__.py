@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from fusec.frontend.table import (  # noqa: F401  # each fills ROWS when it is imported
+    classical,
     contract,
     elementwise,
     gather,
     known_ops,
     normalise,
+    quantise,
     reduce,
+    transformer,
     view,
 )

@@ -37,7 +37,7 @@ pytest: $(VENV)/test.stamp models
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/test.stamp
-	$(BIN)/python -m bench.tables
+	$(BIN)/python -m bench.speed
 
 clean:
 	rm -rf $(VENV) build *.egg-info

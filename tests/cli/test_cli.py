@@ -35,6 +35,7 @@ def fusec(folder: Path, *arguments: str, **environment: str) -> subprocess.Compl
         capture_output=True,
         text=True,
         timeout=120,
+        check=False,
     )
 
 
@@ -154,7 +155,8 @@ def test_an_interrupt_stops_with_130(folder: Path) -> None:
 
 
 def test_import_is_light() -> None:
-    program = "import sys, fusec; print(sorted({m.partition('.')[0] for m in sys.modules} & {'onnx', 'llvmlite', 'numba', 'click', 'rich', 'msgspec', 'onnxruntime'}))"
+    heavy = ["onnx", "llvmlite", "numba", "click", "rich", "msgspec", "onnxruntime"]
+    program = f"import sys, fusec; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

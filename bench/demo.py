@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import fusec
-from bench.models.fetch import MODELS, fetch
+from bench.models.fetch import fetch
 from bench.models.inputs import feeds
 from fusec import api
 from fusec.cli.summary import describe_plan, stage_lines

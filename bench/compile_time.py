@@ -72,9 +72,8 @@ def main() -> None:
                 times.append(json.loads(done.stdout))
             ready, first = (statistics.median(t[i] for t in times) for i in (0, 1))
             spread = f"{min(t[1] for t in times):.2f} .. {max(t[1] for t in times):.2f}"
-            print(
-                f"{options.name}, {kind}: ready {ready:.2f} s, first answer {first:.2f} s ({spread} over {options.runs} processes)"
-            )
+            told = f"ready {ready:.2f} s, first answer {first:.2f} s"
+            print(f"{options.name}, {kind}: {told} ({spread} over {options.runs} processes)")
 
 
 if __name__ == "__main__":

@@ -89,9 +89,8 @@ def main() -> None:
         for rival, chosen in (("unfused", FUSION_SET), ("onnxruntime", DEFAULT)):
             ratios = [r[f"vs_{rival}"]["median"] for r in rows if r["threads"] == threads and r["model"] in chosen]
             if ratios:
-                print(
-                    f"geometric mean, {threads} thread(s), {rival} / fused over {len(ratios)} models: {geometric_mean(ratios):.2f}x"
-                )
+                mean = f"{geometric_mean(ratios):.2f}x over {len(ratios)} models"
+                print(f"geometric mean, {threads} thread(s), {rival} / fused: {mean}")
     if options.save:
         with open(options.save, "w", encoding="utf-8") as f:
             json.dump({"machine": machine(), "rounds": options.rounds, "rows": rows}, f, indent=1)

@@ -213,46 +213,53 @@ class BoundKernel:
     def _hull(self, access: Access) -> IntArray:
         shape, out = self.shapes[access.operand], np.empty((self.tiles, len(access.index), 2), np.int64)
         for d, (split, size) in enumerate(zip(access.index, shape, strict=True)):
-            low, high = (0, size) if split is None else self._interval(*split)
-            if isinstance(low, int) and isinstance(high, int):
-                low = min(max(low, 0), size)
-                high = min(max(high, low), size)
-            elif split is not None and not self._is_inside(*split, size):
+            if split is None:
+                out[:, d] = 0, size
+                continue
+            low, high, is_inside = self._interval(*split, size)
+            if not is_inside:
                 low = np.clip(low, 0, size)
                 high = np.clip(high, low, size)
             out[:, d, 0] = low
             out[:, d, 1] = high
         return out
 
-    def _is_inside(self, rest: Extent, coefficients: dict[str, Extent], size: int) -> bool:
-        """Whether the index of every tile lies in 0 <= i < size, so that nothing needs clipping."""
-        low = high = evaluate(rest, self.params)
-        for axis, coefficient in coefficients.items():
-            reach = evaluate(coefficient, self.params) * (self.extents[axis] - 1)
-            low, high = low + min(reach, 0), high + max(reach, 0)
-        return low >= 0 and high < size
-
     def interval(self, index: Extent) -> tuple[IntArray, IntArray]:
         """The half-open interval of an index polynomial per tile; of one that is not affine in the axes, everything."""
         split = linear(index, self.extents)
-        low, high = (0, np.iinfo(np.int64).max) if split is None else self._interval(*split)
+        low, high = (0, np.iinfo(np.int64).max) if split is None else self._interval(*split, 0)[:2]
         zero = np.zeros(self.tiles, np.int64)
         return zero + low, zero + high
 
-    def _interval(self, rest: Extent, coefficients: dict[str, Extent]) -> tuple[IntArray | int, IntArray | int]:
-        """The half-open interval of an affine index: integers where it is the same for all tiles."""
-        low: IntArray | int = evaluate(rest, self.params)
-        last: IntArray | int = low
+    def _interval(
+        self, rest: Extent, coefficients: dict[str, Extent], size: int
+    ) -> tuple[IntArray | int, IntArray | int, bool]:
+        """The half-open interval of an affine index, integers where all tiles have the same; is it within 0 to `size`?
+
+        The sum of k * (last index) + 1 is that of k * (end) plus an integer, so a plain axis costs no arithmetic at all.
+        """
+        start = evaluate(rest, self.params)
+        least = most = start
+        end, low_part, high_part = start + 1, list[IntArray](), list[IntArray]()
         for axis, coefficient in coefficients.items():
-            k = evaluate(coefficient, self.params)
-            a, b = self.spans[axis] if axis in self.tile else (0, self.extents[axis])
-            if k == 1:
-                low, last = low + a, last + (b - 1)
-            elif k > 0:
-                low, last = low + k * a, last + k * (b - 1)
-            else:
-                low, last = low + k * (b - 1), last + k * a
-        return low, last + 1
+            k, extent = evaluate(coefficient, self.params), self.extents[axis]
+            least, most = least + min(0, k * (extent - 1)), most + max(0, k * (extent - 1))
+            if self.tile.get(axis, extent) >= extent:
+                start, end = start + min(0, k * (extent - 1)), end + max(0, k * (extent - 1))
+                continue
+            a, b = self.spans[axis]
+            low_part.append(k * a if k > 1 else a if k == 1 else k * b)
+            high_part.append(k * b if k > 1 else b if k == 1 else k * a)
+            start, end = (start, end - k) if k > 0 else (start - k, end)
+        low, high = _sum(low_part, start), _sum(high_part, end)
+        return low, high, least >= 0 and most < size
+
+
+def _sum(parts: list[IntArray], constant: int) -> IntArray | int:
+    total: IntArray | int = constant
+    for i, part in enumerate(parts):
+        total = part if i == 0 and constant == 0 else total + part
+    return total
 
 
 def _statements(p: TileProgram) -> list[tuple[Stage, object, bool]]:

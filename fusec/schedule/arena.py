@@ -53,10 +53,10 @@ def find_lives(region: BoundRegion, tasks: Tasks, a: Assignment, clock: IntArray
     """Collect the uses of every temporary that has any."""
     number = {b.name: i for i, b in enumerate(region.temps) if b.bytes}
     names = tuple(number)
-    pairs = sorted({(number[x.buffer], x.call) for x in tasks.accesses if x.buffer in number})
-    counts = np.diff(tasks.bounds)
-    buffer = np.array([b for b, c in pairs for _ in range(counts[c])], np.int64)
-    task = np.array([t for _, c in pairs for t in range(tasks.bounds[c], tasks.bounds[c + 1])], np.int64)
+    pairs = dict.fromkeys((number[x.buffer], x.call) for x in tasks.accesses if x.buffer in number)
+    parts = [np.arange(tasks.bounds[c], tasks.bounds[c + 1]) for _, c in pairs]
+    buffer = np.repeat(np.array([b for b, _ in pairs], np.int64), [len(p) for p in parts])
+    task = np.concatenate([np.zeros(0, np.int64), *parts])
     place = np.empty(len(tasks), np.int64)
     place[a.order] = np.arange(len(tasks))
     done = np.zeros((len(names), a.workers), np.int64)
@@ -74,20 +74,27 @@ def place_temps(lives: Lives, tight: bool = False) -> Arena:
     """Offsets, the largest temporary first, each at the lowest place that is free of everything it may meet."""
     before = lives.ordered(tight)
     meets = ~(before | before.T)
-    offset = np.zeros(len(lives.names), np.int64)
-    placed = list[int]()
+    offset, placed = np.zeros(len(lives.names), np.int64), np.zeros(len(lives.names), np.bool_)
     total = 0
-    for b in sorted(range(len(lives.names)), key=lambda b: (-int(lives.size[b]), b)):
-        size, at = int(lives.size[b]), 0
-        rivals = [x for x in placed if meets[b, x]]
-        for low, high in sorted((int(offset[x]), int(offset[x] + lives.size[x])) for x in rivals):
-            if at + size <= low:
-                break
-            at = max(at, high)
-        offset[b] = at
-        placed.append(b)
-        total = max(total, at + size)
+    for b in np.argsort(-lives.size, kind="stable").tolist():
+        size = int(lives.size[b])
+        rivals = np.flatnonzero(meets[b] & placed)
+        offset[b] = _lowest(offset[rivals], lives.size[rivals], size)
+        placed[b] = True
+        total = max(total, int(offset[b]) + size)
     return Arena(dict(zip(lives.names, offset.tolist(), strict=True)), total, _bound(lives))
+
+
+def _lowest(offsets: IntArray, sizes: IntArray, size: int) -> int:
+    """The lowest place with `size` free bytes between those that are taken."""
+    if not len(offsets):
+        return 0
+    order = np.argsort(offsets, kind="stable")
+    free = np.maximum.accumulate((offsets + sizes)[order])
+    gaps = np.flatnonzero(offsets[order][1:] - free[:-1] >= size)
+    if offsets[order[0]] >= size:
+        return 0
+    return int(free[gaps[0]]) if len(gaps) else int(free[-1])
 
 
 def _bound(lives: Lives) -> int:

@@ -56,14 +56,15 @@ def schedule_region(
     if tight and workers > 1:
         count, waits, clock = find_waits(placed, reuse_fronts(tasks, lives, arena, placed.need))
     most = max((scratch(k) for k in {id(c.kernel): c.kernel for c in region.calls}.values()), default=0)
-    schedule = _tables(region, tasks, placed, count, waits, arena, most)
+    schedule = to_tables(region, tasks, placed, count, waits, arena, most)
     validate(schedule, region)
     return schedule
 
 
-def _tables(
-    region: BoundRegion, tasks: Tasks, a: Assignment, count: IntArray, waits: IntArray, arena: Arena, scratch: int
+def to_tables(
+    region: BoundRegion, tasks: Tasks, a: Assignment, count: IntArray, waits: IntArray, arena: Arena, scratch: int = 0
 ) -> Schedule:
+    """Everything that was decided, as a Schedule. Each worker has one counter, incremented after each of its tasks."""
     queues = a.order[np.argsort(a.worker[a.order], kind="stable")]
     lengths = np.bincount(a.worker, minlength=a.workers)
     first = np.cumsum(count) - count

@@ -22,11 +22,13 @@ def hull(boxes: IntArray, starts: IntArray) -> IntArray:
 
 def overlaps(a: IntArray, b: IntArray) -> IntArray:
     """int64[len(a), len(b)]: the number of elements that two boxes of one shape share."""
-    out = np.ones((len(a), len(b)), np.int64)
+    out: IntArray | None = None
     for d in range(a.shape[1]):
-        shared = np.minimum(a[:, d, 1, None], b[:, d, 1]) - np.maximum(a[:, d, 0, None], b[:, d, 0])
-        out *= np.maximum(shared, 0, out=shared)
-    return out
+        shared = np.minimum(a[:, d, 1, None], b[:, d, 1])
+        shared -= np.maximum(a[:, d, 0, None], b[:, d, 0])
+        np.maximum(shared, 0, out=shared)
+        out = shared if out is None else np.multiply(out, shared, out=out)
+    return np.ones((len(a), len(b)), np.int64) if out is None else out
 
 
 def common_shape(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...] | None:

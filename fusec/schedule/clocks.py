@@ -25,11 +25,18 @@ class Clocks:
         out: npt.NDArray[np.bool_] = self.before[later[:, None], self.worker[earlier]] >= self.position[earlier]
         return out
 
-    def all_follow(self, later: IntArray, earlier: IntArray) -> bool:
-        """Every one of `later` starts after every one of `earlier` is complete."""
-        done = np.zeros(self.before.shape[1], np.int64)
-        np.maximum.at(done, self.worker[earlier], self.position[earlier])
-        return bool((self.before[later] >= done).all())
+    def sets_follow(self, sets: list[IntArray]) -> npt.NDArray[np.bool_]:
+        """[i, j]: every task of set i starts after every task of set j is complete."""
+        size = [len(x) for x in sets]
+        which, tasks = np.repeat(np.arange(len(sets)), size), np.concatenate(sets)
+        begun = np.full((len(sets), self.before.shape[1]), len(self.before))
+        np.minimum.at(begun, which, self.before[tasks])
+        done = np.zeros_like(begun)
+        np.maximum.at(done, (which, self.worker[tasks]), self.position[tasks])
+        out = np.ones((len(sets), len(sets)), np.bool_)
+        for w in range(begun.shape[1]):
+            out &= begun[:, w, None] >= done[:, w]
+        return out
 
 
 def simulate(s: Schedule, error: type[BugError]) -> Clocks:

@@ -158,14 +158,16 @@ def _run_boxes(tiles: dict[str, IntArray], runs: IntArray) -> dict[str, IntArray
     """The hull of each run, whatever the order of the runs."""
     if not len(runs):
         return {name: boxes[:0] for name, boxes in tiles.items()}
-    order = np.argsort(runs[:, 0])
-    back = np.argsort(order)
-    starts = runs[order, 0]
+    starts = runs[:, 0]
+    order = None if (starts[1:] > starts[:-1]).all() else np.argsort(starts)
     out = {}
     for name, boxes in tiles.items():
-        low = np.minimum.reduceat(boxes[:, :, 0], starts)
-        high = np.maximum.reduceat(boxes[:, :, 1], starts)
-        out[name] = np.stack([low, high], -1)[back]
+        box = np.empty((len(runs), *boxes.shape[1:]), np.int64)
+        rows = slice(None) if order is None else order
+        ascending = starts[rows]
+        box[rows, :, 0] = np.minimum.reduceat(boxes[:, :, 0], ascending)
+        box[rows, :, 1] = np.maximum.reduceat(boxes[:, :, 1], ascending)
+        out[name] = box
     return out
 
 
@@ -194,12 +196,9 @@ def _meet(
 ) -> BoolArray:
     """[i, j]: box i of a may share an element with box j of b."""
     if shape == other:
-        out = np.ones((len(a), len(b)), np.bool_)
-        for d in range(a.shape[1]):
-            out &= (a[:, d, 0, None] < b[:, d, 1]) & (b[:, d, 0] < a[:, d, 1, None])
-        full_a: BoolArray = np.all(a[..., 0] < a[..., 1], axis=1)
-        full_b: BoolArray = np.all(b[..., 0] < b[..., 1], axis=1)
-        return out & full_a[:, None] & full_b
+        low, high = np.maximum(a[:, None, :, 0], b[:, :, 0]), np.minimum(a[:, None, :, 1], b[:, :, 1])
+        every: BoolArray = (low < high).all(2)
+        return every
     if shape[1] != other[1] or prod(shape[0]) != prod(other[0]):
         return np.ones((len(a), len(b)), np.bool_)
     out = np.ones((len(a), len(b)), np.bool_)
@@ -236,42 +235,62 @@ def _check_arena(s: Schedule, region: BoundRegion, clocks: Clocks, users: dict[s
             raise ScheduleError(f"temporary {name} of {size} bytes is at {offset} in an arena of {s.arena}")
     low = np.array([s.offsets[n] for n in names], np.int64)
     high = low + np.array([region.buffers[n].bytes for n in names], np.int64)
-    order = np.argsort(low, kind="stable")
-    tasks = {n: np.unique(np.concatenate(users[n])) for n in names}
-    for i, x in enumerate(order.tolist()):
-        for y in order[i + 1 :].tolist():
-            if low[y] >= high[x]:
-                break
-            a, b = tasks[names[x]], tasks[names[y]]
-            if not (clocks.all_follow(a, b) or clocks.all_follow(b, a)):
-                raise ScheduleError(f"temporaries {names[x]} and {names[y]} share bytes of the arena and have no order")
+    wrong = (low[:, None] < high) & (low < high[:, None])
+    np.fill_diagonal(wrong, False)
+    if wrong.any():
+        ordered = clocks.sets_follow([np.concatenate(users[n]) for n in names])
+        wrong &= ~(ordered | ordered.T)
+    if wrong.any():
+        x, y = np.argwhere(wrong)[0].tolist()
+        raise ScheduleError(f"temporaries {names[x]} and {names[y]} share bytes of the arena and have no order")
 
 
 def _check_written(region: BoundRegion) -> None:
-    """No output has a gap that boxes can show, and nothing is read that nobody wrote before."""
-    written: dict[str, list[tuple[tuple[int, ...], IntArray]]] = defaultdict(list)
+    """Nothing is read that nobody wrote before, and no buffer has a gap that boxes can show."""
+    known: dict[int, dict[str, _Extent]] = {}
+    written: dict[str, list[_Extent]] = defaultdict(list)
     for call in region.calls:
         for name in call.kernel.reads:
             buffer = region.buffers[call.buffers[name]]
-            if buffer.role in ("temp", "output") and buffer.bytes and buffer.name not in written and call.kernel.tiles:
-                in_place = name in call.kernel.writes
-                if not in_place:
-                    raise ScheduleError(f"{call.label} reads {buffer.name} before anything writes it")
-        for name, boxes in call.kernel.writes.items():
-            written[call.buffers[name]].append((call.kernel.shape(name), boxes))
+            made_here = buffer.role in ("temp", "output") and buffer.bytes > 0 and call.kernel.tiles > 0
+            if made_here and buffer.name not in written and name not in call.kernel.writes:
+                raise ScheduleError(f"{call.label} reads {buffer.name} before anything writes it")
+        key = id(call.kernel)
+        if key not in known:
+            known[key] = {name: _written(boxes, call.kernel.shape(name)) for name, boxes in call.kernel.writes.items()}
+        for name, extent in known[key].items():
+            written[call.buffers[name]].append(extent)
     for buffer in region.buffers.values():
-        if buffer.role not in ("output", "temp") or not buffer.bytes:
-            continue
-        volume = sum(int((b[..., 1] - b[..., 0]).prod(1).sum()) for _, b in written[buffer.name])
-        shapes = {shape for shape, _ in written[buffer.name]}
-        gap = volume < prod(buffer.shape)
-        if len(shapes) == 1 and not gap:
-            (shape,) = shapes
-            boxes = np.concatenate([b for _, b in written[buffer.name]])
-            boxes = boxes[(boxes[..., 0] < boxes[..., 1]).all(1)]
-            gap = not (
-                len(boxes) and boxes[..., 0].min(0).max(initial=0) == 0 and (boxes[..., 1].max(0) == shape).all()
-            )
-        if gap:
+        if buffer.role in ("output", "temp") and buffer.bytes and _has_gap(written[buffer.name], prod(buffer.shape)):
             writers = [c.label for c in region.calls if buffer.name in (c.buffers[n] for n in c.kernel.writes)]
             raise ScheduleError(f"{buffer.name} is not written everywhere by {', '.join(writers) or 'any call'}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Extent:
+    """The volume of a kernel's write boxes and their hull, in a logical shape."""
+
+    shape: tuple[int, ...]
+    volume: int
+    low: list[int]
+    high: list[int]
+
+
+def _written(boxes: IntArray, shape: tuple[int, ...]) -> _Extent:
+    volume = (boxes[..., 1] - boxes[..., 0]).prod(1)
+    if not volume.all():
+        boxes = boxes[volume > 0]
+    if not len(boxes):
+        return _Extent(shape, 0, list(shape), [0] * len(shape))
+    return _Extent(shape, int(volume.sum()), boxes[..., 0].min(0).tolist(), boxes[..., 1].max(0).tolist())
+
+
+def _has_gap(extents: list[_Extent], size: int) -> bool:
+    """Boxes hold at least what is written: too little volume, or a hull that is not the whole, is a gap for certain."""
+    if sum(e.volume for e in extents) < size:
+        return True
+    if len({e.shape for e in extents}) > 1:
+        return False
+    low = [min(e.low[d] for e in extents) for d in range(len(extents[0].shape))]
+    high = [max(e.high[d] for e in extents) for d in range(len(extents[0].shape))]
+    return any(low) or tuple(high) != extents[0].shape

@@ -188,7 +188,8 @@ def digest(region: BoundRegion, call: int, tile: int, memory: dict[str, np.ndarr
                 whole[box(bound.writes[operand], tile)] = 0
             read = whole[box(boxes, tile)].ravel()
             weights = np.arange(1, 2 * len(read) + 1, 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15 + 2 * n)
-            total = total + (read * weights).sum(dtype=np.uint64, keepdims=True)[0]
+            with np.errstate(over="ignore"):
+                total = total + (read * weights).sum(dtype=np.uint64)
     return total
 
 

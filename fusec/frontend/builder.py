@@ -44,8 +44,6 @@ class Builder:
     nodes: list[Node] = field(default_factory=list)
     weights: dict[str, Weight] = field(default_factory=dict)
     env: dict[str, Bound] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
-    """Why a node is opaque, by the name of its first output."""
     contents: dict[str, Known | None] = field(default_factory=dict)
     """Known contents of values, by value name; None where it was looked for in vain."""
     makers: dict[str, Node] = field(default_factory=dict)
@@ -198,7 +196,6 @@ class Builder:
         outs = tuple(renamed.get(v.name, v) for v in out_values)
         used = {v.name for n in nodes for v in n.operands}
         weights = {k: w for k, w in self.weights.items() if k in used}
-        self.reasons = {renamed[k].name if k in renamed else k: r for k, r in self.reasons.items()}
         return Graph(name, tuple(self.inputs), outs, tuple(nodes), weights)
 
     def _free_name(self, node: Node, taken: set[str]) -> str:

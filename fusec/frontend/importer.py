@@ -108,9 +108,7 @@ class Importer:
             if isinstance(e, ModelError):
                 raise
             raise call.error(f"its attributes or inputs make no sense ({clean(repr(e))})") from e
-        outputs = make_opaque(call, self.refusals, refused)
-        self.builder.reasons[outputs[0].name] = reason
-        return outputs
+        return make_opaque(call, self.refusals, reason, refused)
 
     def _undo(self, mark: int) -> None:
         """Drop the nodes of a row that gave up half-way, unless a later node of the model may already use them."""

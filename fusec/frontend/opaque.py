@@ -24,7 +24,9 @@ SMALL = 4096
 """Constants up to this many elements are shown to ONNX's shape inference."""
 
 
-def make_opaque(call: Call, refusals: Refusals, refused: Contradiction | None = None) -> tuple[Value, ...]:
+def make_opaque(
+    call: Call, refusals: Refusals, why: str, refused: Contradiction | None = None
+) -> tuple[Value, ...]:
     """Append the node as a host step. Captured outer values of its subgraphs become further inputs."""
     captures = captured_names(call.proto)
     bounds: list[Bound | None] = [*call.inputs, *(_captured(call, name) for name in captures)]
@@ -45,6 +47,7 @@ def make_opaque(call: Call, refusals: Refusals, refused: Contradiction | None = 
         proto=proto.SerializeToString(deterministic=True),
         opsets=tuple(sorted(call.versions.items())),
         captures=captures,
+        why=why,
     )
     return outputs
 
@@ -54,7 +57,7 @@ def identity_node() -> dict[str, Any]:
     proto = onnx.helper.make_node("Identity", ["x"], ["y"])
     opsets = (("", int(onnx.defs.onnx_opset_version())),)
     data = proto.SerializeToString(deterministic=True)
-    return {"op_type": "Identity", "domain": "", "proto": data, "opsets": opsets, "captures": ()}
+    return {"op_type": "Identity", "domain": "", "proto": data, "opsets": opsets, "captures": (), "why": "an output of its own"}
 
 
 def _captured(call: Call, name: str) -> Bound:

@@ -12,8 +12,8 @@ from fusec.frontend.messages import clean, listing
 from fusec.frontend.scope import captured_names, subgraphs
 from fusec.knobs import Limits
 
-OLDEST_OPSET = 6
-"""Models from opset 6 on are read; 6 only through its own attribute rules for broadcasting."""
+OLDEST_OPSET = 1
+"""Below opset 7 ops broadcast by attributes; their rows know that, the rest runs as the reference reads it."""
 
 
 def check_versions(model: onnx.ModelProto, limits: Limits) -> dict[str, int]:

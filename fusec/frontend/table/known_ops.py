@@ -237,9 +237,9 @@ def _transpose(call: Call) -> KnownResult:
 @known_row("Range")
 def _range(call: Call) -> KnownResult:
     args = _all(call)
-    if args is None or len(args) != 3 or not all(a.is_static for a in args):
+    if args is None or len(args) != 3 or not all(a.is_static and len(a.values) == 1 for a in args):
         return None
-    start, limit, delta = (int(a.array) for a in args)
+    start, limit, delta = (int(a.array.item()) for a in args)
     if delta == 0 or abs((limit - start) // delta) > LIMIT:
         return None
     values = tuple(range(start, limit, delta))

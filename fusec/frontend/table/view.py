@@ -318,7 +318,8 @@ def _space_to_depth(call: Call) -> Value:
     rows, columns = exact_quotient(h, b), exact_quotient(w, b)
     if rows is None or columns is None:
         raise NotNative(f"whether blocks of {b} divide {h} and {w} is known only at run time")
-    y = call.transpose(call.reshape(x, (n, c, rows, b, columns, b)), (0, 3, 5, 1, 2, 4))
+    perm = (0, 3, 5, 1, 2, 4) if call.attr("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    y = call.transpose(call.reshape(x, (n, c, rows, b, columns, b)), perm)
     return call.reshape(y, (n, c * (b * b), rows, columns))
 
 

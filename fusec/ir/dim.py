@@ -69,6 +69,9 @@ class Dim:
     def __mod__(self, other: Extent) -> Extent:
         return mod(self, other)
 
+    def __rmod__(self, other: int) -> Extent:
+        return mod(other, self)
+
     def __bool__(self) -> bool:
         raise BugError(f"the truth of the symbolic dimension {self} is not known")
 
@@ -194,7 +197,9 @@ def evaluate(x: Extent, env: Mapping[str, int]) -> int:
     total = 0
     for mono, coef in x.terms:
         for atom in mono:
-            coef *= env[atom] if isinstance(atom, str) else _apply(atom.fn, evaluate(atom.a, env), evaluate(atom.b, env))
+            coef *= (
+                env[atom] if isinstance(atom, str) else _apply(atom.fn, evaluate(atom.a, env), evaluate(atom.b, env))
+            )
         total += coef
     return total
 

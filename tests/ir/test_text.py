@@ -19,7 +19,6 @@ from fusec.ir.parse import parse_graph
 from fusec.ir.text import print_graph
 from fusec.ir.types import DType, MapType, OptionalType, SequenceType, TensorType, Type
 
-
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # shrinking whole graphs takes minutes and says little more
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 
 from fusec.ir.graph import Graph, Node, Value
 from fusec.ir.types import TensorType
@@ -13,6 +13,12 @@ from fusec.ops.op import Kind
 
 WEIGHT_OF_KINDS = (Kind.VIEW, Kind.ELEMENTWISE, Kind.GATHER, Kind.REDUCTION, Kind.CONTRACTION, Kind.OPAQUE)
 """Kinds from the one that adapts to any loops to the one that dictates its own."""
+
+
+@cache
+def kind_of(op: str) -> Kind:
+    """The kind of an op: asked so often that the way through the catalogue would show."""
+    return ops.get(op).kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +72,22 @@ class Group:
     @cached_property
     def kinds(self) -> frozenset[Kind]:
         """The kinds of its nodes."""
-        return frozenset(ops.get(n.op).kind for n in self.nodes)
+        return frozenset(kind_of(n.op) for n in self.nodes)
 
     @cached_property
     def kind(self) -> Kind:
         """The kind of its most demanding node."""
         return max(self.kinds, key=WEIGHT_OF_KINDS.index)
+
+    @cached_property
+    def anchors(self) -> int:
+        """Contractions, and reductions that do not share their rows with an earlier one."""
+        from fusec.rewrite.legality import row_space
+
+        if self.kinds.isdisjoint((Kind.CONTRACTION, Kind.REDUCTION)):
+            return 0
+        rows = {row_space(n) for n in self.nodes if kind_of(n.op) is Kind.REDUCTION}
+        return len(rows) + sum(kind_of(n.op) is Kind.CONTRACTION for n in self.nodes)
 
     @cached_property
     def misfit(self) -> str:
@@ -115,7 +131,7 @@ class FusedGraph:
 def make_group(nodes: Iterable[Node], outputs: Iterable[Value]) -> Group:
     """A group with its anchor chosen: the first contraction, else the first reduction, else the last node."""
     nodes = tuple(nodes)
-    kinds = [ops.get(n.op).kind for n in nodes]
+    kinds = [kind_of(n.op) for n in nodes]
     for kind in (Kind.CONTRACTION, Kind.REDUCTION):
         if kind in kinds:
             return Group(nodes, nodes[kinds.index(kind)], tuple(outputs))

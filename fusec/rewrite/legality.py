@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from fusec.ir.dim import Extent, product
 from fusec.ir.graph import Node
-from fusec.ops import op as ops
 from fusec.ops.op import Kind
-from fusec.rewrite.fused import Group, Verdict
+from fusec.rewrite.fused import Group, Verdict, kind_of
 
 MAX_OPERANDS = 16
 """Inputs and outputs of a group: more would not fit in registers as pointers and strides."""
@@ -21,22 +20,10 @@ def check_group(merged: Group, producer: Group, consumer: Group, anchors: int) -
         return Verdict(False, f"the group would have {n} operands, more than {MAX_OPERANDS}")
     if len(merged.nodes) > MAX_NODES:
         return Verdict(False, f"the group would have {len(merged.nodes)} nodes, more than {MAX_NODES}")
-    has = count_anchors(merged)
-    if has > max(anchors, count_anchors(producer), count_anchors(consumer)):
+    has = merged.anchors
+    if has > max(anchors, producer.anchors, consumer.anchors):
         return Verdict(False, f"the group would have {has} anchors ({_named_anchors(merged)})")
     return _check_stored(merged)
-
-
-def count_anchors(group: Group) -> int:
-    """Contractions, and reductions that do not share their rows with an earlier one."""
-    contractions, rows = 0, set[tuple[object, ...]]()
-    for n in group.nodes:
-        kind = ops.get(n.op).kind
-        if kind is Kind.CONTRACTION:
-            contractions += 1
-        elif kind is Kind.REDUCTION:
-            rows.add(row_space(n))
-    return contractions + len(rows)
 
 
 def row_space(node: Node) -> tuple[tuple[Extent, ...], tuple[Extent, ...]]:
@@ -71,7 +58,7 @@ def group_spaces(group: Group) -> set[Extent]:
     """Element counts of the index spaces that a group's tiles cover in full."""
     spaces: set[Extent] = set()
     for n in group.nodes:
-        kind = ops.get(n.op).kind
+        kind = kind_of(n.op)
         if kind is Kind.REDUCTION:
             kept, folded = row_space(n)
             spaces |= {product(kept), product(kept) * product(folded)}
@@ -83,4 +70,4 @@ def group_spaces(group: Group) -> set[Extent]:
 
 
 def _named_anchors(group: Group) -> str:
-    return ", ".join(n.op for n in group.nodes if ops.get(n.op).kind in (Kind.CONTRACTION, Kind.REDUCTION))
+    return ", ".join(n.op for n in group.nodes if kind_of(n.op) in (Kind.CONTRACTION, Kind.REDUCTION))

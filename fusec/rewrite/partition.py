@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 
 from fusec.ir.graph import Graph, Node, Value
 
-SEARCH_STEPS = 2_000
-"""Steps of the two searches before an edge counts as illegal: keeps hubs (masks, shape arithmetic) from costing n * n."""
+SHORT_SEARCH, LONG_SEARCH = 64, 2_000
+"""Steps of the two searches before the labels are asked, and before an edge counts as illegal without a proof: keeps hubs
+(masks, shape arithmetic) from costing n * n."""
 
 
 @dataclass(slots=True)
@@ -37,6 +38,8 @@ class Partition:
     home: list[int] = field(default_factory=list)
     readers: dict[str, dict[int, None]] = field(default_factory=dict)
     maker: dict[str, int] = field(default_factory=dict)
+    copied: set[int] = field(default_factory=set)
+    _labels: list[tuple[int, int]] = field(default_factory=list)
     _order: list[int | None] = field(default_factory=list)
     _place: dict[int, int] = field(default_factory=dict)
 
@@ -50,6 +53,7 @@ class Partition:
             self.members[i] = Members((i,), tuple({v.name: v for v in n.operands}.values()))
             for v in self.members[i].reads:
                 self.readers.setdefault(v.name, {})[i] = None
+        self._labels = _tree_labels(self.graph)
 
     def producer(self, value: Value) -> int | None:
         """The group that stores a value; None for inputs and weights."""
@@ -111,6 +115,7 @@ class Partition:
 
     def copy_into(self, a: int, b: int) -> None:
         """Give a consumer its own copy of a producer's nodes; the producer vanishes when nobody reads it any more."""
+        self.copied.update(self.members[a].nodes)
         self._replace(b, self.union(a, b))
         self._drop_unread(a, heir=b)
 
@@ -160,8 +165,10 @@ class Partition:
     def _make_adjacent(self, a: int, b: int) -> bool:
         """Move the window between a and b so that b can take a in; False where another path joins them."""
         low, high = self._place[a], self._place[b]
-        found = self._search(a, b, low, high)
-        if found is None:
+        found = self._search(a, b, SHORT_SEARCH)
+        if found is None and not self._surely_joined(a, b):
+            found = self._search(a, b, LONG_SEARCH)
+        if found is None or found[0] == "path":
             return False
         side, moved = found
         if not moved:
@@ -182,14 +189,24 @@ class Partition:
                 self._place[g] = low + i
         return True
 
-    def _search(self, a: int, b: int, low: int, high: int) -> tuple[str, set[int]] | None:
-        """Which groups of the window must stand behind the joined group ("behind"), or before it ("before"); None where
-        a path through them, or too long a search, forbids the join. The smaller of the two sets wins the race."""
+    def _surely_joined(self, a: int, b: int) -> bool:
+        """Whether a path of the graph's depth-first tree leads from a to another producer of b. Nodes that were copied
+        say nothing, for their readers may not need them any more."""
+        starts = [self._labels[i] for i in self.members[a].nodes if self.home[i] == a and i not in self.copied]
+        ends = [
+            self._labels[i][0] for p in self.producers(b) if p != a for i in self.members[p].nodes if self.home[i] == p
+        ]
+        return any(first <= end <= last for first, last in starts for end in ends)
+
+    def _search(self, a: int, b: int, steps: int) -> tuple[str, set[int]] | None:
+        """Which groups of the window must stand behind the joined group ("behind"), or before it ("before"), whichever is
+        found first; ("path", ...) where they join the two; None where the steps did not suffice to tell."""
         place = self._place
+        low, high = place[a], place[b]
         ahead, back = set[int](), set[int]()
         forward: list[Iterator[int]] = [self.consumers(a)]
         backward: list[Iterator[int]] = [iter(self.producers(b))]
-        for _ in range(SEARCH_STEPS):
+        for _ in range(steps):
             if not forward:
                 return "behind", ahead
             g = next(forward[-1], None)
@@ -197,10 +214,10 @@ class Partition:
                 forward.pop()
             elif g == b:
                 if len(forward) > 1:
-                    return None
+                    return "path", ahead
             elif g not in ahead and low < place[g] < high:
                 if g in back:
-                    return None
+                    return "path", ahead
                 ahead.add(g)
                 forward.append(self.consumers(g))
             if not backward:
@@ -210,10 +227,37 @@ class Partition:
                 backward.pop()
             elif g == a:
                 if len(backward) > 1:
-                    return None
+                    return "path", ahead
             elif g not in back and low < place[g] < high:
                 if g in ahead:
-                    return None
+                    return "path", ahead
                 back.add(g)
                 backward.append(iter(self.producers(g)))
         return None
+
+
+def _tree_labels(graph: Graph) -> list[tuple[int, int]]:
+    """Intervals of a depth-first forest: whose interval lies in another's is reached from there; others may be, too."""
+    count = len(graph.nodes)
+    position = {v.name: i for i, n in enumerate(graph.nodes) for v in n.outputs}
+    after: list[list[int]] = [[] for _ in range(count)]
+    for i, n in enumerate(graph.nodes):
+        for v in n.operands:
+            if v.name in position:
+                after[position[v.name]].append(i)
+    first, last, clock = [-1] * count, [-1] * count, 0
+    for root in range(count):
+        stack = [root] if first[root] < 0 else []
+        while stack:
+            i = stack[-1]
+            if first[i] < 0:
+                first[i] = clock
+                clock += 1
+            while after[i] and first[after[i][-1]] >= 0:
+                after[i].pop()
+            if after[i]:
+                stack.append(after[i].pop())
+            else:
+                last[i] = clock - 1
+                stack.pop()
+    return list(zip(first, last, strict=True))

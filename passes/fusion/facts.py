@@ -9,7 +9,7 @@ from fusec.ir.graph import Node, Value
 from fusec.ops import op as ops
 from fusec.ops.op import Kind
 from fusec.rewrite.edge import Edge
-from fusec.rewrite.fused import Group
+from fusec.rewrite.fused import Group, kind_of
 
 MAP_KINDS = frozenset([Kind.ELEMENTWISE, Kind.VIEW, Kind.GATHER])
 """What computes one element of its result from elements found by its index: such nodes take whatever loops are there."""
@@ -31,7 +31,7 @@ def is_map(group: Group) -> bool:
 
 def kind(node: Node) -> Kind:
     """The kind of a node's op."""
-    return ops.get(node.op).kind
+    return kind_of(node.op)
 
 
 def makers(edge: Edge) -> Iterator[Node]:
@@ -50,7 +50,12 @@ def readers(edge: Edge) -> Iterator[tuple[Node, Value]]:
 
 def flops(group: Group) -> float:
     """Work per element of a map group, all its nodes counted."""
-    return sum(ops.get(n.op).flops_per_element for n in group.nodes)
+    return sum(work(n) for n in group.nodes)
+
+
+def work(node: Node) -> float:
+    """Operations per element that a node makes."""
+    return ops.get(node.op).flops_per_element
 
 
 def is_free(node: Node) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from fusec.ir.graph import Node
 from fusec.ops.op import Kind
-from fusec.passes.fusion.facts import CHEAP_FLOPS, is_map, kind, makers, readers
+from fusec.passes.fusion.facts import CHEAP_FLOPS, is_map, kind, makers, readers, work
 from fusec.rewrite.edge import Edge
 from fusec.rewrite.fused import Verdict
 from fusec.rewrite.fusion import fusion_pass
@@ -27,15 +26,9 @@ def fuse_epilogue(edge: Edge) -> Verdict:
         if n.outputs[0].shape != v.shape:
             return Verdict(False, f"{n.op} broadcasts {v.name}, so it would repeat the contraction")
     for n in edge.consumer.nodes:
-        if n.outputs[0].shape != edge.value.shape and not _cheap(n):
+        if n.outputs[0].shape != edge.value.shape and work(n) > CHEAP_FLOPS:
             return Verdict(False, f"{n.op} would be computed again for every element of {edge.value.name}")
     return Verdict(True, f"works on the tile: saves a store and a load of {edge.value.type}")
-
-
-def _cheap(node: Node) -> bool:
-    from fusec.ops import op as ops
-
-    return ops.get(node.op).flops_per_element <= CHEAP_FLOPS
 
 
 def _view(edge: Edge) -> Verdict:

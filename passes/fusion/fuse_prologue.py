@@ -16,6 +16,7 @@ from fusec.passes.fusion.facts import (
     makers,
     readers,
     reads_affine,
+    work,
 )
 from fusec.rewrite.edge import Edge
 from fusec.rewrite.fused import Verdict
@@ -77,9 +78,7 @@ def _norm(edge: Edge, contractions: list[Node]) -> Verdict:
 
 def flops_of_maps(edge: Edge) -> float:
     """The pointwise work around a norm, per element."""
-    from fusec.ops import op as ops
-
-    return sum(ops.get(n.op).flops_per_element for n in edge.producer.nodes if kind(n) in MAP_KINDS)
+    return sum(work(n) for n in edge.producer.nodes if kind(n) in MAP_KINDS)
 
 
 def _again(contraction: Node, value: Value, work: float) -> Verdict:

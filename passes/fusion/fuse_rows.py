@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fusec.ir.dim import Extent, product
 from fusec.ir.graph import Node
-from fusec.ops import op as ops
 from fusec.ops.op import Kind
 from fusec.passes.fusion.facts import (
     CHEAP_FLOPS,
@@ -17,6 +16,7 @@ from fusec.passes.fusion.facts import (
     makers,
     readers,
     reads_affine,
+    work,
 )
 from fusec.rewrite.edge import Edge
 from fusec.rewrite.fused import Group, Verdict
@@ -109,7 +109,7 @@ def _repeats(node: Node, reduction: Node) -> bool:
     """Costly work on something shorter than the rows, which each row would do again."""
     size, full = product(node.outputs[0].shape), product(reduction.operands[0].shape)
     kept, _ = row_space(reduction)
-    return size not in (full, product(kept)) and ops.get(node.op).flops_per_element > CHEAP_FLOPS
+    return size not in (full, product(kept)) and work(node) > CHEAP_FLOPS
 
 
 def _is_long(reduction: Node) -> bool:

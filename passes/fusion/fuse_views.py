@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fusec.ir.graph import Node
-from fusec.ops import op as ops
 from fusec.ops.op import Kind
 from fusec.passes.fusion.facts import (
     CHEAP_FLOPS,
@@ -63,7 +62,7 @@ def _repeated_work(edge: Edge, reader: Node, made_by: Kind) -> Verdict | None:
         work *= len(reader.operands)
     if made_by is Kind.VIEW or work <= CHEAP_FLOPS:
         return None
-    if ops.get(reader.op).kind is Kind.GATHER:
+    if kind(reader) is Kind.GATHER:
         data = reader.operands[0]
         if any(v.name == data.name for v in edge.values) and edge.sole_reader:
             return None  # a gather needs a part of the table; computing all of it first costs more

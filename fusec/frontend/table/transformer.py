@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import sqrt
 
+from fusec.frontend.attributes import ONNX_DTYPES
 from fusec.frontend.builder import NotNative
 from fusec.frontend.call import Call, check_equal, row
 from fusec.frontend.table.contract import swap_last
@@ -28,6 +29,8 @@ class Heads:
 def _attention(call: Call) -> tuple[Value | None, ...]:
     if call.has(6):
         raise NotNative("padded key lengths")
+    if call.attr("left_window_size", -1) != -1 or call.attr("right_window_size", -1) != -1:
+        raise NotNative("a sliding window")
     heads = _heads(call)
     past: Extent = 0
     k, v = heads.k, heads.v
@@ -81,7 +84,11 @@ def _weights(call: Call, q: Value, k: Value, past: Extent) -> tuple[Value | None
         scale = 1.0 / sqrt(size)
     check_equal(q.shape[-1], k.shape[-1])
     stages: dict[int, Value] = {}
-    scores = call.emit("mul", call.matmul(q, swap_last(call, k)), call.scalar(float(scale), q.dtype))
+    if q.dtype in (DType.F16, DType.BF16):  # halves of the scale on either side keep the product in range
+        half = call.scalar(sqrt(float(scale)), q.dtype)
+        scores = call.matmul(call.emit("mul", q, half), call.emit("mul", swap_last(call, k), half))
+    else:
+        scores = call.emit("mul", call.matmul(q, swap_last(call, k)), call.scalar(float(scale), q.dtype))
     stages[0] = scores
     cap = float(call.attr("softcap", 0.0))
     mode = int(call.attr("qk_matmul_output_mode", 0))
@@ -114,11 +121,17 @@ def _masked(call: Call, scores: Value, past: Extent) -> Value:
 
 
 def _softmax(call: Call, scores: Value) -> Value:
+    """Softmax over the keys; a query that a mask leaves without any key gets zeros, as the standard says."""
     axis = len(scores.shape) - 1
     precision = call.attr("softmax_precision")
-    if precision is not None and precision not in (0, 1):
+    if precision is not None and precision not in (0, 1, ONNX_DTYPES[scores.dtype]):
         raise NotNative("softmax in another precision")
-    return call.emit("softmax", scores, axis=axis)
+    weights = call.emit("softmax", scores, axis=axis)
+    if not call.has(3):
+        return weights
+    top = call.emit("reduce_max", scores, axes=(axis,), keepdims=True)
+    blind = call.emit("isinf", top, detect_negative=True, detect_positive=False)
+    return call.emit("where", blind, call.scalar(0.0, scores.dtype), weights)
 
 
 @row("RotaryEmbedding")

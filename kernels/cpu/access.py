@@ -212,7 +212,9 @@ def _load_gathered(point: Point, a: Access, inside: Value | None, copy: int) -> 
 def _pointers(point: Point, a: Access, copy: int) -> Value:
     b = point.b
     offset = b.splat(point.value(point.interner.index(a.offset), copy), point.lanes)
-    return b.emit(vector(point.lanes, "ptr"), f"getelementptr {memory_type(a.storage.dtype)}, {a.storage.pointer}, {offset}")
+    return b.emit(
+        vector(point.lanes, "ptr"), f"getelementptr {memory_type(a.storage.dtype)}, {a.storage.pointer}, {offset}"
+    )
 
 
 def _report(point: Point, a: Access, copy: int) -> None:

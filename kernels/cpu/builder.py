@@ -139,14 +139,15 @@ class Loop:
 class Builder:
     """Builds one function `void name(params)`; parameters are `(LLVM type, attributes, name)`."""
 
-    def __init__(self, name: str, params: Sequence[tuple[str, str, str]]) -> None:
+    def __init__(self, name: str, params: Sequence[tuple[str, str, str]], module: Builder | None = None) -> None:
         self.name = name
         self.params = tuple(Value(t, f"%{n}") for t, _, n in params)
         self._signature = ", ".join(f"{t} {a} %{n}".replace("  ", " ") for t, a, n in params)
         self._count = 0
         self._labels = 0
-        self._declared: dict[str, str] = {}
-        self._globals: dict[str, str] = {}
+        self._declared: dict[str, str] = {} if module is None else module._declared
+        self._globals: dict[str, str] = {} if module is None else module._globals
+        self._functions: dict[str, str] = {} if module is None else module._functions
         self._blocks: list[Block] = [Block("entry")]
         self.block = self._blocks[0]
         self.entry = self.block
@@ -154,11 +155,17 @@ class Builder:
     # ---- text
 
     def text(self) -> str:
-        """The module: globals, the function, the declarations it needs. The current block returns."""
+        """The module: globals, the function and those that it calls, declarations. The current block returns."""
+        own = self._function("define void")
+        parts = [*self._globals.values(), own, *self._functions.values()]
+        return "\n".join(
+            [*parts, *(self._declared[n] for n in sorted(self._declared)), "attributes #0 = { nounwind }", ""]
+        )
+
+    def _function(self, head: str) -> str:
         if not self.block.terminator:
             self.block.terminator = "ret void"
-        out = list(self._globals.values())
-        out.append(f"define void @{self.name}({self._signature}) #0 {{")
+        out = [f"{head} @{self.name}({self._signature}) #0 {{"]
         for block in self._blocks:
             if not block.terminator:
                 raise BugError(f"block {block.label} of {self.name} does not end")
@@ -166,8 +173,29 @@ class Builder:
             out += block.phis
             out += block.lines
             out.append(f"  {block.terminator}")
-        out += ["}", *(self._declared[n] for n in sorted(self._declared)), "attributes #0 = { nounwind }", ""]
-        return "\n".join(out)
+        return "\n".join([*out, "}"])
+
+    def define(
+        self, name: str, result: str, args: Sequence[Value], body: Callable[[Builder, tuple[Value, ...]], Value | None]
+    ) -> Value:
+        """Call an internal function, which `body` writes at its first use: for long code, and for code that branches."""
+        if name not in self._functions:
+            self._functions[name] = ""  # its place among the functions, should the body call others
+            inner = Builder(name, [(a.type, "", f"p{k}") for k, a in enumerate(args)], self)
+            value = body(inner, inner.params)
+            inner.block.terminator = f"ret {value}" if value else "ret void"
+            self._functions[name] = inner._function(f"define internal {result}")
+        arguments = ", ".join(map(str, args))
+        if result == "void":
+            self.effect(f"call void @{name}({arguments})")
+            return poison("i1")
+        return self.emit(result, f"call {result} @{name}({arguments})")
+
+    def table(self, name: str, element: str, values: Sequence[int]) -> Value:
+        """The address of a constant array of integers."""
+        words = ", ".join(f"{element} {v}" for v in values)
+        self._globals[name] = f"@{name} = internal constant [{len(values)} x {element}] [{words}], align 64"
+        return Value("ptr", f"@{name}")
 
     def constant_bytes(self, size: int) -> Value:
         """The address of `size` zero bytes, 64-byte aligned: where refused lanes of a gather read."""
@@ -175,6 +203,11 @@ class Builder:
         return Value("ptr", "@zeros")
 
     # ---- operations
+
+    def stack(self, element: str, count: int) -> Value:
+        """The address of `count` elements on the stack, for the time of this call."""
+        with self.at(self.entry):
+            return self.emit("ptr", f"alloca [{count} x {element}], align 64")
 
     def emit(self, type_: str, text: str) -> Value:
         """Append an instruction that yields a value of `type_`."""

@@ -128,7 +128,9 @@ class Context:
         if operand.role == "local":
             return self._place_local(operand)
         pointer = self._load(Slot("pointer", operand.name), "ptr")
-        return Storage(pointer, operand.dtype, operand.shape, physical(self.kernel.layouts[operand.name], operand.shape))
+        return Storage(
+            pointer, operand.dtype, operand.shape, physical(self.kernel.layouts[operand.name], operand.shape)
+        )
 
     def _place_local(self, operand: Operand) -> Storage:
         """A local exists per task: dimensions indexed by a task axis hold the tile's part, relative to its start."""

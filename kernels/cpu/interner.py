@@ -39,8 +39,7 @@ class Interner:
                 return self.index(value)
             case Prim(name, args, dtype):
                 parts = tuple(self.intern(a) for a in args)
-                key = (name, tuple(map(id, parts)), dtype)
-                return self._table.setdefault(key, Prim(name, parts, dtype))
+                return self._table.setdefault((name, tuple(map(id, parts)), dtype), Prim(name, parts, dtype))
             case Load(operand, index, dtype, fill):
                 entries = tuple(i if isinstance(i, int | Dim) else self.intern(i) for i in index)
                 key = ("load", operand, tuple(i if isinstance(i, int | Dim) else id(i) for i in entries), fill)

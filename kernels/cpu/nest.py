@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fusec.errors import BugError
-from fusec.ir.dim import Extent
-from fusec.ir.expr import TRANSCENDENTAL, Const, Expr, Index, Load, Prim, Ref, walk
-from fusec.kernels.cpu.builder import Value, vector
+from fusec.ir.expr import TRANSCENDENTAL, Expr, Index, Load, Prim, Ref, walk
+from fusec.kernels.cpu.builder import Value
 from fusec.kernels.cpu.context import Context
 from fusec.kernels.cpu.expression import Point
 from fusec.kernels.cpu.fold import Accumulator
 from fusec.kernels.kernel import StageTiling
-from fusec.tile.program import Fold, Let, Stage, Statement, Store
+from fusec.tile.program import Fold, Let, Stage, Statement
 
 CHEAP = 12
 """Up to this many operations a body is short enough for loop overhead and the latency of additions to show."""

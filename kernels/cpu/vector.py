@@ -7,13 +7,13 @@ everywhere) is spelled out in integer and float instructions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 from fusec.errors import BugError
 from fusec.ir.types import DType
 from fusec.kernels.cpu.builder import Builder, Value, constant, mangle, vector
-from fusec.kernels.cpu.math_real import REAL_FUNCTIONS, power
 from fusec.kernels.cpu.math_integer import integer_power, shift
+from fusec.kernels.cpu.math_real import REAL_FUNCTIONS, real_function, real_power
 from fusec.kernels.cpu.math_remainder import float_remainder
 from fusec.kernels.cpu.rounding import round_to_integer
 from fusec.target import Isa
@@ -25,7 +25,7 @@ _REGISTER = {
     DType.BOOL: "i1",
 }  # fmt: skip
 _MEMORY = _REGISTER | {DType.F16: "i16", DType.BF16: "i16", DType.BOOL: "i8"}
-_INEXACT = frozenset("add sub mul div floordiv mod rem sqrt".split()) | REAL_FUNCTIONS.keys() | {"pow"}
+_INEXACT = frozenset("add sub mul div floordiv mod rem sqrt".split()) | REAL_FUNCTIONS | {"pow"}
 
 
 def register_type(dtype: DType, lanes: int = 0) -> str:
@@ -88,7 +88,7 @@ class Arithmetic:
             return self._half_to_float(self._float_to_half(x))
         b = self.b
         bits = b.bitcast(x, vector(x.lanes, "i32"))
-        c = lambda v: constant(bits.type, v)  # noqa: E731
+        c = partial(constant, bits.type)
         odd = b.op("and", b.op("lshr", bits, c(16)), c(1))
         up = b.op("add", b.op("add", bits, odd), c(0x7FFF))
         quiet = b.op("or", bits, c(0x400000))
@@ -100,7 +100,7 @@ class Arithmetic:
         if self.has_half:
             return b.convert("fpext", b.bitcast(x, vector(x.lanes, "half")), "float")
         h = b.convert("zext", x, "i32")
-        c = lambda v: constant(h.type, v)  # noqa: E731
+        c = partial(constant, h.type)
         magnitude = b.op("and", h, c(0x7FFF))
         sign = b.op("shl", b.op("and", h, c(0x8000)), c(16))
         normal = b.op("add", b.op("shl", magnitude, c(13)), c(112 << 23))
@@ -115,7 +115,7 @@ class Arithmetic:
         if self.has_half:
             return b.bitcast(b.convert("fptrunc", x, "half"), vector(x.lanes, "i16"))
         bits = b.bitcast(x, vector(x.lanes, "i32"))
-        c = lambda v: constant(bits.type, v)  # noqa: E731
+        c = partial(constant, bits.type)
         sign = b.op("and", bits, c(-(1 << 31)))
         u = b.op("xor", bits, sign)
         # below the least normal half, adding a float whose last bit weighs one half-subnormal rounds as wanted
@@ -168,9 +168,9 @@ class Arithmetic:
             case "floordiv":
                 return round_to_integer(b, self.isa, "floor", b.op("fdiv", x, args[1]))
             case "rem" | "mod":
-                return float_remainder(b, x, args[1], python=name == "mod")
+                return float_remainder(b, self.isa, x, args[1], python=name == "mod")
             case "pow":
-                return power(self, x, args[1])
+                return real_power(b, self.isa, x, args[1])
             case "isnan":
                 return b.compare("uno", x, x)
             case "isinf":
@@ -178,7 +178,7 @@ class Arithmetic:
             case "eq" | "ne" | "lt" | "le" | "gt" | "ge":
                 return b.compare(("u" if name == "ne" else "o") + name, x, args[1])
         if name in REAL_FUNCTIONS:
-            return REAL_FUNCTIONS[name](self, x)
+            return real_function(b, self.isa, name, x)
         raise BugError(f"{name} of floats")
 
     def _extreme(self, better: str, x: Value, y: Value) -> Value:
@@ -220,7 +220,11 @@ class Arithmetic:
             case "neg":
                 return b.op("sub", constant(x.type, 0), x)
             case "abs":
-                return b.select(b.compare("slt", x, constant(x.type, 0)), b.op("sub", constant(x.type, 0), x), x) if dtype.is_signed else x
+                return (
+                    b.select(b.compare("slt", x, constant(x.type, 0)), b.op("sub", constant(x.type, 0), x), x)
+                    if dtype.is_signed
+                    else x
+                )
             case "max" | "min":
                 return b.intrinsic(f"llvm.{s}{name}", x, args[1])
             case "eq" | "ne":
@@ -312,7 +316,3 @@ def _is_number(x: Value) -> bool:
         return False
     bits = int(x.text[x.text.index("0x") + 2 :].rstrip(")"), 16)
     return (bits & (1 << 63) - 1) <= 0x7FF << 52
-
-
-Unary = Callable[[Arithmetic, Value], Value]
-"""The emitter of a real function of one argument."""

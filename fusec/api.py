@@ -16,6 +16,7 @@ from fusec.target import Target
 from fusec.trace import Trace
 
 if TYPE_CHECKING:
+    from fusec.cache import ObjectCache
     from fusec.ir.graph import Graph
     from fusec.rewrite.fused import FusedGraph
     from fusec.rewrite.graph_pass import PassContext
@@ -159,6 +160,14 @@ def open_session(
         return Session(plan, threads=threads, limits=limits or Knobs.read().limits)
 
 
+def open_cache() -> ObjectCache:
+    """The private store of machine code, as FUSEC_CACHE, FUSEC_CACHE_DIR and FUSEC_CACHE_MAX ask for it."""
+    from fusec.cache import ObjectCache
+
+    knobs = Knobs.read()
+    return ObjectCache(knobs.cache_dir, mode=knobs.cache, limit=knobs.cache_max)
+
+
 def new_trace() -> Trace:
     """A trace as FUSEC_DEBUG and FUSEC_DUMP ask for it."""
     knobs = Knobs.read()
@@ -179,19 +188,17 @@ def _context(options: Options, trace: Trace) -> PassContext:
     from fusec.rewrite.graph_pass import PassContext
 
     target = Target.parse(options.device or Knobs.read().device or "cpu")
-    return PassContext(target=target, limits=options.limits, trace=trace)
+    return PassContext(target=target, limits=options.limits, trace=trace, selection=(options.passes,))
 
 
 def _fuse(graph: Graph, options: Options, context: PassContext) -> FusedGraph:
     from fusec.passes.default import fuse_default, optimise
     from fusec.rewrite.fused import unfused
-    from fusec.rewrite.pipeline import Selection
 
-    selection = Selection.parse(options.passes)
     with context.trace.stage("optimise"):
-        graph = optimise(graph, context, selection)
+        graph = optimise(graph, context)
     with context.trace.stage("fuse"):
-        return fuse_default(graph, context, selection) if options.fuse else unfused(graph)
+        return fuse_default(graph, context) if options.fuse else unfused(graph)
 
 
 def _shapes(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:

@@ -19,7 +19,7 @@ from fusec.errors import ModelError, UnsupportedError
 from fusec.runtime.session import Session
 
 
-class BackendRep(OnnxBackendRep):  # type: ignore[misc]  # onnx ships no types for it
+class BackendRep(OnnxBackendRep):
     """A compiled model behind the protocol's `run`."""
 
     def __init__(self, session: Session) -> None:
@@ -38,7 +38,7 @@ class BackendRep(OnnxBackendRep):  # type: ignore[misc]  # onnx ships no types f
         return tuple(self.session.run_list(dict(zip(names, inputs, strict=False)), outputs))
 
 
-class Backend(OnnxBackend):  # type: ignore[misc]  # onnx ships no types for it
+class Backend(OnnxBackend):
     """The protocol's functions as classmethods, as onnx's test runner expects."""
 
     @classmethod
@@ -90,7 +90,7 @@ class Backend(OnnxBackend):  # type: ignore[misc]  # onnx ships no types for it
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid(node.domain, opset)])
         results = cls.prepare(model, device, **kwargs).run(feeds)
         names = [f"o{i}" if not n.isidentifier() else n for i, n in enumerate(n for n in node.output if n)]
-        return namedtuple("Outputs", names, rename=True)(*results)  # noqa: PYI024  # the protocol's own form
+        return namedtuple("Outputs", names, rename=True)(*results)
 
     @classmethod
     def supports_device(cls, device: str) -> bool:

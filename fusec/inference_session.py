@@ -118,9 +118,7 @@ class InferenceSession:
             InputError: the feeds do not fit the model's inputs, or an output name is unknown.
         """
         del run_options  # onnxruntime's own class, whose fields (log tags, terminate) have no meaning here
-        return self._session.run_list(
-            input_feed, self._outputs if output_names is None or not len(output_names) else output_names
-        )
+        return self._session.run_list(input_feed, output_names or self._outputs)
 
     def get_inputs(self) -> list[NodeArg]:
         """What must be fed."""
@@ -145,7 +143,7 @@ def get_available_providers() -> list[str]:
 
 
 def _node_arg(v: Value) -> NodeArg:
-    shape = None
+    shape: list[int | str | None] | None = None
     if isinstance(v.type, TensorType) and v.type.shape is not None:
         shape = [d if isinstance(d, int) else str(d) for d in v.type.shape]
     return NodeArg(v.name, shape, _ort_type(v.type))

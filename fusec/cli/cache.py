@@ -15,15 +15,14 @@ from fusec.knobs import format_bytes
 @output_options
 def command(action: str, as_json: bool, quiet: bool, traceback: bool) -> None:
     """Look at (info), check (verify) or empty (clear) the cache of machine code."""
-    from fusec.cache import open_cache
-    from fusec.knobs import Knobs
+    from fusec.api import open_cache
 
     del quiet, traceback
-    cache = open_cache(Knobs.read())
+    cache = open_cache()
     info = cache.info()
-    document: dict[str, object] = {"folder": str(info.folder or ""), "entries": info.entries, "bytes": info.bytes}
-    text = f"{info.folder or 'in memory only'}: {info.entries} entries, {format_bytes(info.bytes)}"
-    if info.folder is None and action != "info":
+    document: dict[str, object] = {"folder": str(info.directory or ""), "entries": info.entries, "bytes": info.bytes}
+    text = f"{info.directory or 'in memory only'}: {info.entries} entries, {format_bytes(info.bytes)}"
+    if info.directory is None and action != "info":
         raise UsageError(
             "there is no cache folder to work on", hint="see FUSEC_CACHE and FUSEC_CACHE_DIR in fusec doctor"
         )

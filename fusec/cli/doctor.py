@@ -36,7 +36,7 @@ def command(as_json: bool, quiet: bool, traceback: bool) -> None:
 
 
 def _machine() -> list[Row]:
-    from fusec.runtime.workers import allowed_workers
+    from fusec.runtime.workers import default_workers
     from fusec.target import ISAS, host, runs_here
 
     levels = ", ".join(n for n in ISAS if runs_here(n))
@@ -50,7 +50,7 @@ def _machine() -> list[Row]:
         (
             "workers",
             team,
-            str(allowed_workers()),
+            str(default_workers()),
             "" if team == "ok" else "the worker team needs Linux; one worker runs",
         ),
         ("CUDA", "absent", "-", "this version has no CUDA back end"),
@@ -69,21 +69,17 @@ def _packages() -> list[Row]:
 
 
 def _knobs() -> list[Row]:
-    from fusec.cache import open_cache
+    from fusec.api import open_cache
     from fusec.knobs import Knobs, all_knobs, format_bytes
 
     rows: list[Row] = [(k.variable, "set", k.value, k.meaning) for k in all_knobs() if k.is_set]
     rows += [(v, "unknown", "-", "this variable means nothing to fusec") for v in Knobs.read().unknown]
-    info = open_cache(Knobs.read()).info()
-    where = str(info.folder) if info.folder is not None else "in memory only"
-    rows.append(
-        (
-            "cache",
-            "ok" if info.folder is not None else "limited",
-            where,
-            f"{info.entries} entries, {format_bytes(info.bytes)}",
-        )
-    )
+    info = open_cache().info()
+    size = f"{info.entries} entries, {format_bytes(info.bytes)} of {format_bytes(info.limit)}"
+    if info.directory is None:
+        rows.append(("cache", "limited", "in memory only", info.why))
+    else:
+        rows.append(("cache", "ok", str(info.directory), size))
     return rows
 
 

@@ -60,8 +60,8 @@ def command(
     if nodes:
         click.echo(plan.fused)
     if weights:
-        rows = [[w.value.name, w.value.type, w.layout, w.recipe] for w in plan.weights.values()]
-        print_table("weights", ["name", "type", "layout", "recipe"], rows)
+        stored = [[w.value.name, str(w.value.type), str(w.layout), w.recipe] for w in plan.weights.values()]
+        print_table("weights", ["name", "type", "layout", "recipe"], stored)
     if kernels:
         rows = [[i, c.program.name, c.label, ", ".join(c.origin)] for i, c in enumerate(calls_of(plan))]
         print_table("kernels", ["#", "program", "ops", "from nodes"], rows, "0")

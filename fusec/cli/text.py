@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -31,7 +32,7 @@ def _plain(x: Any) -> Any:
     return str(x)
 
 
-def print_table(title: str, columns: list[str], rows: list[list[object]], right: str = "") -> None:
+def print_table(title: str, columns: list[str], rows: Sequence[Sequence[object]], right: str = "") -> None:
     """A table on stdout. `right` names, by position digit, the columns that align right: "12" is columns 1 and 2."""
     from rich import box
     from rich.console import Console

@@ -1,1 +1,1 @@
-"""."""
+"""Lowering: fused groups become tile programs by inlining index expressions."""

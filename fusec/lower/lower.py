@@ -1,0 +1,146 @@
+"""Lowering: a fused graph becomes steps, runs of kernel calls that start as one launch, and host steps between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from fusec.errors import UnsupportedError
+from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.types import TensorType, Type
+from fusec.kernels.kernel import Call
+from fusec.lower.group import Programs, lower_group
+from fusec.ops.op import Kind
+from fusec.plan.plan import HostStep, RegionStep, Step
+from fusec.rewrite.fused import FusedGraph, Group
+from fusec.tile.program import TileProgram
+
+SAME_BYTES = frozenset(["reshape", "identity"])
+"""Ops whose result is their input's bytes."""
+Work = tuple[Call | Node, frozenset[str], tuple[str, ...]]
+"""A call or a host node, the values that it reads and those that it makes."""
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What lowering gives: the steps in order, which values share the bytes of others, and the types of all values.
+
+    Calls and the lists of regions name the values that own their bytes (see `Plan.root`).
+    """
+
+    steps: tuple[Step, ...]
+    aliases: Mapping[str, str]
+    values: Mapping[str, Type]
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """All calls in order."""
+        return tuple(c for s in self.steps if isinstance(s, RegionStep) for c in s.calls)
+
+    @property
+    def programs(self) -> tuple[TileProgram, ...]:
+        """The programs, each once, in the order of their first use."""
+        return tuple({c.program.name: c.program for c in self.calls}.values())
+
+
+def lower(fused: FusedGraph, context: object = None, one_launch_per_op: bool = False) -> Lowered:
+    """Lower every group; `one_launch_per_op` makes each its own region, as the unfused baseline runs."""
+    del context
+    graph = fused.graph
+    aliases = find_aliases(fused)
+
+    def root(v: str) -> str:
+        while v in aliases:
+            v = aliases[v]
+        return v
+
+    programs = Programs()
+    work: list[Work] = []
+    for g in fused.groups:
+        if all(v.name in aliases for v in g.outputs):
+            continue
+        reads = frozenset(root(v.name) for v in g.inputs)
+        made = tuple(root(v.name) for v in g.outputs)
+        if g.kind is Kind.OPAQUE:
+            (node,) = g.nodes
+            work.append((node, reads, tuple(v.name for v in node.outputs)))
+        else:
+            _check_native(g)
+            work.append((lower_group(g, graph, programs, root), reads, made))
+    runs = [[w] for w in work] if one_launch_per_op else in_turns(work, graph)
+    steps = [s for run in runs for s in _steps(run, [root(v.name) for v in graph.outputs], work, graph)]
+    return Lowered(tuple(steps), aliases, {n: v.type for n, v in graph.values.items()})
+
+
+def find_aliases(fused: FusedGraph) -> dict[str, str]:
+    """Values that are other values' bytes in another shape.
+
+    A graph output that would be a graph input's, a weight's or another output's bytes is copied instead.
+    """
+    graph = fused.graph
+    fixed = {v.name for v in graph.inputs} | set(graph.weights)
+    given = {v.name for v in graph.outputs}
+    aliases: dict[str, str] = {}
+    for g in fused.groups:
+        if len(g.outputs) != 1 or any(n.op not in SAME_BYTES for n in g.nodes):
+            continue
+        out = g.outputs[0].name
+        source = g.inputs[0].name
+        while source in aliases:
+            source = aliases[source]
+        if out in given and _is_native(g.outputs[0]) and (source in fixed or source in given):
+            continue
+        aliases[out] = source
+        if out in given:
+            given.add(source)
+    return aliases
+
+
+def in_turns(work: list[Work], graph: Graph) -> list[list[Work]]:
+    """Runs of calls and of host nodes in turns, each as long as it can be: few regions, each started as one launch."""
+    there = {v.name for v in graph.inputs} | set(graph.weights)
+    out: list[list[Work]] = []
+    left = list(work)
+    host = False
+    while left:
+        run, rest = list[Work](), list[Work]()
+        made_now = set[str]()
+        for w in left:
+            ready = w[1] <= (there if host else there | made_now)
+            if isinstance(w[0], Node) == host and ready:
+                run.append(w)
+                made_now.update(w[2])
+            else:
+                rest.append(w)
+        if run:
+            out.append(run)
+        there |= made_now
+        left, host = rest, not host
+    return out
+
+
+def _steps(run: list[Work], outputs: Iterable[str], work: list[Work], graph: Graph) -> list[Step]:
+    if isinstance(run[0][0], Node):
+        return [HostStep(w[0]) for w in run if isinstance(w[0], Node)]
+    made = dict.fromkeys(v for w in run for v in w[2])
+    inside = {id(w) for w in run}
+    wanted = set(outputs) | {v for w in work if id(w) not in inside for v in w[1]}
+    reads = dict.fromkeys(v for w in run for v in sorted(w[1]) if v not in made and v not in graph.weights)
+    calls = tuple(w[0] for w in run if isinstance(w[0], Call))
+    return [RegionStep(calls, tuple(reads), tuple(v for v in made if v in wanted))]
+
+
+def _is_native(v: Value) -> bool:
+    return isinstance(v.type, TensorType) and v.type.shape is not None and v.type.dtype.is_native
+
+
+def _check_native(g: Group) -> None:
+    for v in (*g.inputs, *g.outputs):
+        if not _is_native(v):
+            node = g.nodes[0]
+            raise UnsupportedError(
+                f"{node.op} of {v}: kernels compute on tensors of known rank and of f64 to f16, bf16, integers and bool",
+                hint="import the node as opaque",
+                node=node.origin[0] if node.origin else None,
+                op=node.op,
+            )

@@ -1,0 +1,134 @@
+"""Merge neighbouring axes that every access runs through without a gap: `x[n, c, h, w]` of a pointwise group is `x[i]`.
+
+    task n: N, c: C                       task i: N*C
+    input x: f32[N, C], b: f32[N, C]      input x: f32[N*C], b: f32[N*C]
+    y[n, c] = x[n, c] + b[n, c]           y[i] = x[i] + b[i]
+
+Shapes in a program are only ways to see contiguous bytes, so the dimensions that the axes index merge with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from fusec.ir.dim import Dim, Extent, linear, symbols_of
+from fusec.ir.expr import Expr, Index, Load, walk
+from fusec.lower.entries import axis_symbol
+from fusec.lower.finish import change_operand, is_contraction, substitute_axes
+from fusec.tile.program import Axis, Stage, TileProgram
+
+
+def merge_axes(p: TileProgram) -> TileProgram:
+    """Merge until nothing merges any more."""
+    refused: set[tuple[str, str]] = set()
+    while True:
+        pair = next((x for x in neighbours(p) if x not in refused), None)
+        if pair is None:
+            return p
+        merged = merge(p, *pair)
+        if merged is None:
+            refused.add(pair)
+        else:
+            p = merged
+
+
+def neighbours(p: TileProgram) -> Iterator[tuple[str, str]]:
+    """Pairs of axes of one kind, one directly inside the other, innermost first."""
+    task = [a.name for a in p.axes if not a.sequential]
+    yield from reversed(list(zip(task, task[1:])))
+    for s in p.stages:
+        own = [a.name if isinstance(a, Axis) else "" for a in s.axes]
+        yield from reversed([(a, b) for a, b in zip(own, own[1:]) if a and b])
+        folds = [a.name for a in s.folds]
+        yield from reversed(list(zip(folds, folds[1:])))
+
+
+def merge(p: TileProgram, a: str, b: str) -> TileProgram | None:
+    """The program with `a` and `b` as one axis, in the place and under the name of `b`; None where an access forbids it."""
+    inner = p.axis[b].extent
+    if not all(_same_place(s, a, b) for s in p.stages) or any(is_contraction(s) and s.axis_names[-2:] == (a, b) for s in p.stages):
+        return None
+    for o in p.operands:
+        found = _joint_dimensions(p, o.name, a, b, inner)
+        if found is None:
+            return None
+        for d in found:
+            p = _merge_dimensions(p, o.name, d)
+    for s in p.stages:
+        if not all(_runs_through(i, a, b, inner) for i in _polynomials(s)):
+            return None
+    outer = p.axis[a].extent
+    # a*B + b with a = 0 is b, which now runs over both extents
+    out = substitute_axes(p, {a: 0})
+    return _widen(out, b, outer * inner)
+
+
+def _same_place(s: Stage, a: str, b: str) -> bool:
+    """A stage runs over both, a directly outside b, or over neither."""
+    names = list(s.axis_names)
+    folds = [f.name for f in s.folds]
+    for axes in (names, folds):
+        if a in axes or b in axes:
+            return a in axes and b in axes and axes.index(b) == axes.index(a) + 1
+    return True
+
+
+def _polynomials(s: Stage) -> Iterator[Extent]:
+    for e in s.expressions():
+        for x in walk(e):
+            if isinstance(x, Index):
+                yield x.value
+            elif isinstance(x, Load):
+                yield from (i for i in x.index if isinstance(i, int | Dim))
+    for store in s.stores:
+        yield from (i for i in store.index if isinstance(i, int | Dim))
+
+
+def _runs_through(i: Extent, a: str, b: str, inner: Extent) -> bool:
+    """The polynomial has neither axis, or both as a*B + b, times a number."""
+    used = symbols_of(i)
+    if a not in used and b not in used:
+        return True
+    parts = linear(i, [a, b])
+    return parts is not None and parts[1].keys() == {a, b} and parts[1][a] == parts[1][b] * inner
+
+
+def _joint_dimensions(p: TileProgram, name: str, a: str, b: str, inner: Extent) -> list[int] | None:
+    """The dimensions d of an operand where d is indexed by a and d+1 by b and which may merge; None where none may."""
+    o = p.operand[name]
+    accesses = [x for s in p.stages for x in (*s.loads(), *s.stores) if x.operand == name]
+    indices = [x.index for x in accesses]
+    joint = {d for i in indices for d in range(len(i) - 1) if i[d] == axis_symbol(a) and i[d + 1] == axis_symbol(b)}
+    for d in joint:
+        if o.shape[d + 1] != inner or (o.role == "local" and o.shape[d] != p.axis[a].extent):
+            return None
+        for x in accesses:
+            pair = x.index[d : d + 2]
+            if (isinstance(x, Load) and x.fill is not None) or not all(isinstance(i, int | Dim) for i in pair):
+                return None
+    return sorted(joint, reverse=True)
+
+
+def _merge_dimensions(p: TileProgram, name: str, d: int) -> TileProgram:
+    o = p.operand[name]
+    n = o.shape[d + 1]
+
+    def index(i: tuple[Extent | Expr, ...]) -> tuple[Extent | Expr, ...]:
+        outer, inner = i[d], i[d + 1]
+        assert isinstance(outer, int | Dim)
+        assert isinstance(inner, int | Dim)
+        return (*i[:d], outer * n + inner, *i[d + 2 :])
+
+    return change_operand(p, name, replace(o, shape=(*o.shape[:d], o.shape[d] * n, *o.shape[d + 2 :])), index)
+
+
+def _widen(p: TileProgram, name: str, extent: Extent) -> TileProgram:
+    def axis(a: Axis) -> Axis:
+        return replace(a, extent=extent) if a.name == name else a
+
+    stages = tuple(
+        Stage(tuple(a if isinstance(a, str) else axis(a) for a in s.axes), tuple(map(axis, s.folds)), s.body)
+        for s in p.stages
+    )
+    return replace(p, axes=tuple(map(axis, p.axes)), stages=stages)

@@ -1,0 +1,270 @@
+"""Names and parameters: a program over dimensions of one model becomes one that layers and batch sizes share.
+
+Axes that index the same dimension of an operand are the same and get one name; each name has one parameter, its extent.
+Strides inside an index and sizes of operands are written with the parameters of the axes that run through them; what is
+left (the size of a table, the start of a slice) gets a parameter of its own. Numbers up to 2 in an index stay numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+
+from fusec.ir.dim import FUNCTIONS, Dim, Extent, linear, product, symbol, symbols_of
+from fusec.ir.expr import Expr, Index, Load, Ref, rewrite, walk
+from fusec.lower.entries import is_axis
+from fusec.lower.finish import is_contraction, map_expressions
+from fusec.tile.program import Axis, Fold, Let, Operand, Stage, Statement, Store, TileProgram
+
+SMALL = range(-2, 3)
+"""Numbers that stay as they are in an index: strides of slices and windows decide how a loop is vectorised."""
+
+
+def parametrise(p: TileProgram) -> tuple[TileProgram, dict[str, Extent], dict[str, str]]:
+    """The program in its own names, its parameters' values as dimensions of the graph, and the operands' new names."""
+    return _Parameters(p).run()
+
+
+class _Parameters:
+    """The table of names while a program is rewritten."""
+
+    def __init__(self, p: TileProgram) -> None:
+        self.p = p
+        self.taken: set[str] = {"inf", "nan", "index", "pad", "seq"}
+        self.values: dict[str, Extent] = {}
+        self.other: dict[Extent, str] = {}
+        self.leader = same_axes(p)
+        self.axis_name: dict[str, str] = {}
+        self.operand_name: dict[str, str] = {}
+        self.folds: list[str] = []
+
+    def run(self) -> tuple[TileProgram, dict[str, Extent], dict[str, str]]:
+        """Name axes, then operands, then rewrite everything."""
+        p = self.p
+        roles = axis_roles(p)
+        for a in p.axis:
+            first = self.leader[a]
+            if first not in self.axis_name:
+                name = self.fresh(roles[first])
+                self.axis_name[first] = name
+                self.values[self.fresh_parameter(name)] = p.axis[first].extent
+            self.axis_name[a] = self.axis_name[first]
+        for o in p.operands:
+            self.operand_name[o.name] = self.fresh({"input": "x", "weight": "w", "output": "y", "scalar": "c"}.get(o.role, "h"))
+        axes = tuple(self.axis(a) for a in p.axes)
+        operands = tuple(self.operand(o) for o in p.operands)
+        stages = tuple(self.stage(s) for s in p.stages)
+        used = used_symbols(axes, operands, stages)
+        values = {n: v for n, v in self.values.items() if n in used}
+        return TileProgram(p.name, tuple(values), axes, operands, stages), values, self.operand_name
+
+    def fresh(self, base: str) -> str:
+        """An unused name: the base, else with a number."""
+        name, n = base, 0
+        while name in self.taken or name.upper() in self.taken:
+            n += 1
+            name = f"{base}{n}"
+        self.taken |= {name}
+        return name
+
+    def fresh_parameter(self, axis: str) -> str:
+        self.taken.add(axis.upper())
+        return axis.upper()
+
+    def axis(self, a: Axis) -> Axis:
+        name = self.axis_name[a.name]
+        return Axis(name, symbol(name.upper()), a.sequential)
+
+    def operand(self, o: Operand) -> Operand:
+        """An operand with its dimensions in parameters, as its accesses suggest."""
+        indices = [x.index for s in self.p.stages for x in (*s.loads(), *s.stores) if x.operand == o.name]
+        shape = tuple(self.size(n, [i[d] for i in indices], o.role) for d, n in enumerate(o.shape))
+        return replace(o, name=self.operand_name[o.name], shape=shape)
+
+    def size(self, n: Extent, entries: Sequence[Extent | Expr], role: str) -> Extent:
+        """The size of a dimension: the product of the extents of some axes that run through it, where that is it."""
+        if n == 1:
+            return 1
+        for i in entries:
+            if isinstance(i, int | Dim):
+                axes = [a for a in self.p.axis if a in symbols_of(i)]
+                if (found := self.as_product(n, axes)) is not None:
+                    return found
+        if role == "output" and (total := self.as_sum(n, entries)) is not None:
+            return total
+        return self.parameter(n)
+
+    def as_product(self, n: Extent, axes: Sequence[str]) -> Extent | None:
+        for count in range(1, len(axes) + 1):
+            for some in combinations(axes, count):
+                if product(self.p.axis[a].extent for a in some) == n:
+                    return product(symbol(self.axis_name[a].upper()) for a in some)
+        return None
+
+    def as_sum(self, n: Extent, entries: Sequence[Extent | Expr]) -> Extent | None:
+        """The size of a concat's result: the sum of what its writers run over."""
+        axes = [a for i in entries if isinstance(i, int | Dim) for a in symbols_of(i) if a in self.p.axis]
+        axes = list(dict.fromkeys(axes))
+        if len(axes) == len(entries) > 1 and sum((self.p.axis[a].extent for a in axes), start=0) == n:
+            return sum((symbol(self.axis_name[a].upper()) for a in axes), start=0)
+        return None
+
+    def parameter(self, n: Extent) -> Extent:
+        """The parameter for a dimension of the graph that no axis of the program explains."""
+        if n not in self.other:
+            known = {v: k for k, v in reversed(self.values.items()) if isinstance(v, Dim)}
+            self.other[n] = known[n] if n in known else self.fresh_parameter(self.fresh("d"))
+            self.values.setdefault(self.other[n], n)
+        return symbol(self.other[n])
+
+    def polynomial(self, x: Extent) -> Extent:
+        """An index or a value: axes renamed, strides and offsets in parameters."""
+        axes = [a for a in self.p.axis if a in symbols_of(x)]
+        parts = linear(x, axes)
+        if parts is None:
+            return self.structure(x)
+        total = self.number(parts[0], () if axes else self.folds)
+        for a in axes:
+            coefficient = self.number(parts[1].get(a, 0), [b for b in axes if b != a])
+            total = total + coefficient * symbol(self.axis_name[a])
+        return total
+
+    def number(self, c: Extent, inside: Sequence[str]) -> Extent:
+        """A coefficient or an offset; `inside` are the axes whose extents it may be the product of."""
+        if isinstance(c, int) and c in SMALL:
+            return c
+        found = self.as_product(c, inside)
+        if found is not None:
+            return found
+        if isinstance(c, int) and c < 0:
+            return self.parameter(-c) * -1
+        return self.parameter(c)
+
+    def structure(self, x: Extent) -> Extent:
+        """A polynomial with functions of axes in it: rebuilt term by term."""
+        if isinstance(x, int):
+            return self.number(x, ())
+        if not any(is_axis(s) for s in x.symbols):
+            return self.number(x, ())
+        total: Extent = 0
+        for mono, coefficient in x.terms:
+            plain: Extent = coefficient
+            term: Extent = 1
+            for atom in mono:
+                if isinstance(atom, str):
+                    if is_axis(atom):
+                        term = term * symbol(self.axis_name[atom])
+                    else:
+                        plain = plain * symbol(atom)
+                else:
+                    term = term * FUNCTIONS[atom.fn](self.polynomial(atom.a), self.polynomial(atom.b))
+            total = total + self.number(plain, ()) * term
+        return total
+
+    def stage(self, s: Stage) -> Stage:
+        axes = tuple(self.axis_name[a] if isinstance(a, str) else self.axis(a) for a in s.axes)
+        self.folds = [a.name for a in s.folds]  # a plain number is mostly how many elements a mean is of
+        names: dict[str, str] = {}
+        body = tuple(self.statement(x, names) for x in s.body)
+        return Stage(axes, tuple(self.axis(a) for a in s.folds), body)
+
+    def statement(self, s: Statement, names: dict[str, str]) -> Statement:
+        def leaf(x: Expr) -> Expr | None:
+            match x:
+                case Ref(name, dtype):
+                    return Ref(names.get(name) or self.operand_name[name], dtype)
+                case Index(value, dtype):
+                    return Index(self.polynomial(value), dtype)
+                case Load(operand, index, dtype, fill):
+                    return Load(self.operand_name[operand], tuple(map(self.entry, index)), dtype, fill)
+            return None
+
+        out = map_expressions(s, lambda e: rewrite(e, leaf))
+        match out:
+            case Let(name, value):
+                names[name] = self.local_name("t", names)
+                return Let(names[name], value)
+            case Fold(name, monoid, args):
+                names[name] = self.local_name("r", names)
+                return Fold(names[name], monoid, args)
+            case Store(operand, index, value):
+                return Store(self.operand_name[operand], tuple(map(self.entry, index)), value)
+
+    def entry(self, i: Extent | Expr) -> Extent | Expr:
+        return self.polynomial(i) if isinstance(i, int | Dim) else i
+
+    def local_name(self, base: str, names: Mapping[str, str]) -> str:
+        n, used = 0, self.taken | set(names.values())
+        while f"{base}{n}" in used:
+            n += 1
+        return f"{base}{n}"
+
+
+def same_axes(p: TileProgram) -> dict[str, str]:
+    """Axis -> the first axis that means the same: both index the same dimension of an operand and have one extent.
+
+    Axes of one stage are never the same, and no axis is the same as a task axis.
+    """
+    groups = {a: [a] for a in p.axis}
+    task = {a.name for a in p.axes}
+    together = [{*s.axis_names, *(f.name for f in s.folds)} | task for s in p.stages]
+
+    def join(a: str, b: str) -> None:
+        one, two = groups[a], groups[b]
+        if one is two or p.axis[a].extent != p.axis[b].extent:
+            return
+        if any(x in names and y in names for names in together for x in one for y in two):
+            return
+        one += two
+        for x in two:
+            groups[x] = one
+
+    for o in p.operands:
+        indices = [x.index for s in p.stages for x in (*s.loads(), *s.stores) if x.operand == o.name]
+        for d in range(len(o.shape)):
+            axes = [str(i[d]) for i in indices if str(i[d]) in groups]
+            for a, b in zip(axes, axes[1:]):
+                join(a, b)
+    return {a: members[0] for a, members in groups.items()}
+
+
+def axis_roles(p: TileProgram) -> dict[str, str]:
+    """A word for each axis: m, n, k of contractions, b for their batches; i, j for other task axes; c for own, k for folds."""
+    roles: dict[str, str] = {}
+    for s in p.stages:
+        names = s.axis_names
+        if is_contraction(s):
+            roles |= {n: w for n, w in zip(names[-2:], "mn") if n not in roles}
+            roles |= {f.name: "k" for f in s.folds if f.name not in roles}
+            roles |= {n: "b" for n in names[:-2] if n not in roles}
+    for a in p.axes:
+        roles.setdefault(a.name, "i")
+    for s in p.stages:
+        for a in s.own:
+            roles.setdefault(a.name, "c")
+        for f in s.folds:
+            roles.setdefault(f.name, "k")
+    leader = same_axes(p)
+    return roles | {a: roles[first] for a, first in leader.items()}
+
+
+def used_symbols(axes: Sequence[Axis], operands: Sequence[Operand], stages: Sequence[Stage]) -> frozenset[str]:
+    """The symbols that anything mentions."""
+
+    def all_extents() -> Iterator[Extent]:
+        yield from (a.extent for a in axes)
+        yield from (d for o in operands for d in o.shape)
+        for s in stages:
+            yield from (a.extent for a in (*s.own, *s.folds))
+            yield from (i for x in s.stores for i in x.index if isinstance(i, int | Dim))
+            for e in s.expressions():
+                for x in walk(e):
+                    if isinstance(x, Index):
+                        yield x.value
+                    elif isinstance(x, Load):
+                        yield from (i for i in x.index if isinstance(i, int | Dim))
+
+    return frozenset[str]().union(*(symbols_of(x) for x in all_extents()))
+
+

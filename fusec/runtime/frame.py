@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fusec.errors import BugError
 from fusec.ir.dim import evaluate
 from fusec.kernels.cpu import driver as d
 from fusec.kernels.kernel import Binary, BoundKernel, IntArray
-from fusec.runtime.memory import ALIGNMENT, Block, data_offset
+from fusec.runtime.memory import ALIGNMENT, Block, address_of, data_offset
 from fusec.runtime.scalars import scalar_bits
 from fusec.runtime.team import Team
 from fusec.schedule.region import BoundCall, BoundRegion
@@ -31,6 +33,9 @@ IN_BLOCK, IN_ARENA, IN_SCRATCH = range(3)
 """What a word that is an address counts from."""
 
 _OFFSET = data_offset()
+
+place: Callable[[npt.NDArray[Any]], int] = id if _OFFSET >= 0 else address_of
+"""What goes into an IO word for an array: the object, from which the driver reads the pointer, or the pointer itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +68,28 @@ class Image:
 
 
 class Frame:
-    """Memory of one run at a time. Set `io`, hand `address` to the driver; `keep` holds what machine code points at."""
+    """Memory of one run at a time: set `io` with `place`, then hand `address` to the driver's run.
 
-    __slots__ = ("__weakref__", "address", "arena", "block", "image", "io", "keep", "scratch")
+    `weights` is whatever must stay alive because machine code points at it.
+    """
 
-    def __init__(self, image: Image, team: Team, keep: object) -> None:
+    __slots__ = (
+        "__weakref__",
+        "_birth",
+        "_resume",
+        "_team",
+        "address",
+        "arena",
+        "block",
+        "image",
+        "io",
+        "scratch",
+        "weights",
+    )
+
+    def __init__(self, image: Image, team: Team, resume: Callable[[int], int], weights: object) -> None:
         self.image = image
-        self.keep = keep
+        self.weights = weights
         self.block = Block(image.words.nbytes)
         self.arena = Block(image.arena)
         self.scratch = Block(image.scratch)
@@ -79,7 +99,8 @@ class Frame:
             words[positions] += base.address
         words[d.Frame.TEAM] = team.address
         self.address = self.block.address
-        self.io = memoryview(words)[image.io : image.io + image.io_count]
+        self.io = memoryview(words.data)[image.io : image.io + image.io_count]
+        self._resume, self._team, self._birth = resume, team, team.generation
         team.frames.add(self)
 
     @property
@@ -92,9 +113,21 @@ class Frame:
         """How many workers the last run had."""
         return int(self.block.words[d.Frame.LAST])
 
-    def abort(self) -> None:
-        """Ask all workers to stop at their next chance."""
-        self.block.words[d.Frame.ABORT] = 1
+    def cancel(self) -> None:
+        """Abort the run and come back when no worker is inside any more. The frame is not to be used again.
+
+        Nothing may interrupt this: memory that workers write to is freed as soon as it returns.
+        """
+        while self.is_running and self._birth == self._team.generation:
+            try:
+                self.block.words[d.Frame.ABORT] = 1
+                self._resume(self.address)
+            except BaseException:  # noqa: S112 - a second Ctrl-C; the first one is on its way already
+                continue
+
+    def __del__(self) -> None:
+        if hasattr(self, "_birth"):
+            self.cancel()
 
     def take_status(self) -> tuple[int, int, int]:
         """(code, call, detail) of the first failure, and none from now on. Code 0 is no failure."""

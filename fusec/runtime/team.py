@@ -27,7 +27,6 @@ from fusec.runtime.workers import MOST
 
 if TYPE_CHECKING:
     from fusec.kernels.kernel import Binary
-    from fusec.target import Target
 
 SUPPORTED = sys.platform.startswith("linux") and platform.machine() in ("x86_64", "aarch64")
 """Where there are teams; elsewhere every run has one worker."""
@@ -60,21 +59,12 @@ class Driver:
 
 def load_driver(binary: Binary) -> Driver:
     """Load the driver's machine code and ask it for its addresses."""
-    from fusec.kernels.cpu.load import load
+    from fusec.kernels.cpu.load import call, load
 
     table = (ctypes.c_int64 * 3)()
-    entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
-    entry(load(binary).address)(ctypes.addressof(table), 0, 0, None)
+    call(load(binary), ctypes.addressof(table), 0, 0, 0)
     kind = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_void_p)
     return Driver(kind(table[0]), kind(table[1]), table[2])
-
-
-@cache
-def host_driver(target: Target) -> Driver:
-    """The driver for a target, built in this process once (a tenth of a second) or taken from what `provide` found."""
-    from fusec.kernels.cpu.build import build
-
-    return load_driver(build(d.driver_source(target.level), target, name="driver"))
 
 
 class Team:
@@ -87,6 +77,8 @@ class Team:
         self._lock = threading.Lock()
         self._threads: list[ctypes.c_ulong] = []
         self._ended = False
+        self.generation = 0
+        """How many forks ago this began: frames of an earlier generation may have been torn in the middle of a run."""
         self._write_constants()
 
     @property
@@ -131,6 +123,7 @@ class Team:
         """In the child of a fork: the threads are not here, words may be torn, the lock may be held by nobody."""
         self._lock = threading.Lock()
         self._threads = []
+        self.generation += 1
         self.frames = weakref.WeakSet()
         self.block.words[:] = 0
         self._write_constants()

@@ -1,0 +1,196 @@
+"""A region bound to numbers: planned once for every combination of its symbols, then run through pooled frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fusec.errors import ExecutionError, ResourceError
+from fusec.ir.dim import evaluate
+from fusec.kernels.cpu.driver import ABORTED, DONE, FAILED, UNFINISHED
+from fusec.kernels.kernel import BoundKernel, Kernel
+from fusec.knobs import Limits
+from fusec.plan.plan import Plan, RegionStep
+from fusec.runtime.frame import CallCode, Frame, Image, make_image, place
+from fusec.runtime.team import Driver, Team
+from fusec.runtime.weights import Weights
+from fusec.schedule.bind import schedule_region
+from fusec.schedule.region import BoundRegion, bind_calls
+from fusec.schedule.schedule import Schedule
+
+Array = npt.NDArray[Any]
+Spec = tuple[tuple[int, ...], np.dtype[Any]]
+
+IDLE_FRAMES = 16
+IDLE_BYTES = 128 << 20
+"""How many idle frames a binding keeps, and how much memory they may have together; one is always kept."""
+
+GAIN = 0.95
+"""A team's schedule is kept where it promises at most this share of the one-worker time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Planner:
+    """What it takes to bind the regions of one plan."""
+
+    plan: Plan
+    code: Callable[[Kernel], CallCode]
+    weights: Weights
+    driver: Driver
+    team: Team
+    workers: int
+    limits: Limits
+    microseconds: Callable[[BoundKernel], float]
+
+    def bind(self, step: RegionStep, symbols: Mapping[str, int], what: str) -> RegionBinding:
+        """Plan a region. ResourceError, before anything is planned or allocated, where it would pass the memory limit."""
+        plan = self.plan
+        region = bind_calls(step, plan.kernels, symbols, plan.values, plan.root)
+        self.limits.check_bytes(_least_bytes(region), what)
+        schedules = self._schedules(region)
+        inputs = tuple(dict.fromkeys(plan.root(v) for v in step.inputs))
+        outputs = tuple(n for n, b in region.buffers.items() if b.role == "output")
+        used = [n for n in inputs if n in region.buffers]
+        image = make_image(
+            region,
+            schedules,
+            lambda c: self.code(c.kernel.kernel),
+            self.weights.address,
+            [*used, *outputs],
+        )
+        fresh = sum(region.buffers[n].bytes for n in outputs)
+        self.limits.check_bytes(image.bytes + fresh, what)
+        return RegionBinding(self, region, image, tuple(schedules), tuple(used), outputs)
+
+    def _schedules(self, region: BoundRegion) -> list[Schedule]:
+        def scratch(kernel: BoundKernel) -> int:
+            return evaluate(self.code(kernel.kernel).binary.scratch, kernel.environment)
+
+        alone = schedule_region(region, 1, self.microseconds, scratch)
+        if self.workers == 1 or len(region.calls) == 0:
+            return [alone]
+        together = schedule_region(region, self.workers, self.microseconds, scratch)
+        return [alone, together] if together.makespan <= alone.makespan * GAIN else [alone]
+
+
+class RegionBinding:
+    """One region for one combination of symbols: its image, and frames that wait for the next run.
+
+    `inputs` and `outputs` are root values in the order of the frame's IO words; `fresh` the shape and dtype of each output.
+    """
+
+    __slots__ = (
+        "bytes",
+        "driver",
+        "fresh",
+        "idle",
+        "image",
+        "inputs",
+        "outputs",
+        "planner",
+        "region",
+        "schedules",
+        "used",
+    )
+
+    def __init__(
+        self,
+        planner: Planner,
+        region: BoundRegion,
+        image: Image,
+        schedules: tuple[Schedule, ...],
+        inputs: tuple[str, ...],
+        outputs: tuple[str, ...],
+    ) -> None:
+        self.planner = planner
+        self.region = region
+        self.image = image
+        self.schedules = schedules
+        self.inputs = inputs
+        self.outputs = outputs
+        self.driver = planner.driver
+        self.bytes = image.bytes
+        self.fresh: tuple[Spec, ...] = tuple(_spec(region, n) for n in outputs)
+        self.idle: list[Frame] = []
+        self.used = True
+
+    def take(self) -> Frame:
+        """A frame that nobody else has."""
+        try:
+            return self.idle.pop()
+        except IndexError:
+            return self._new_frame()
+
+    def give(self, frame: Frame) -> None:
+        """Keep a frame for the next run, or let its memory go where enough are kept."""
+        idle = self.idle
+        if not idle or (len(idle) < IDLE_FRAMES and (len(idle) + 1) * self.bytes <= IDLE_BYTES):
+            idle.append(frame)
+
+    def run(self, arrays: Sequence[Array]) -> list[Array]:
+        """Run on checked inputs, in the order of `inputs`; the outputs, in fresh memory."""
+        made = [np.empty(shape, dtype) for shape, dtype in self.fresh]
+        frame = self.take()
+        io = frame.io
+        for i, array in enumerate((*arrays, *made)):
+            io[i] = place(array)
+        try:
+            code = self.driver.run(frame.address)
+            if code:
+                self.settle(frame, code)
+        except BaseException:
+            frame.cancel()
+            raise
+        self.give(frame)
+        return made
+
+    def settle(self, frame: Frame, code: int) -> None:
+        """Go on until the run has ended. ExecutionError where a kernel reported a failure or the run was aborted."""
+        while code == UNFINISHED:
+            code = self.driver.resume(frame.address)  # between the calls Python delivers signals
+        if code == FAILED:
+            raise self._failure(*frame.take_status())
+        if code == ABORTED:
+            raise ExecutionError("the run was aborted because the process ends", hint="wait for runs before exiting")
+        if code != DONE:
+            raise ExecutionError(f"the driver answered {code}")
+
+    def _failure(self, code: int, call: int, detail: int) -> ExecutionError:
+        origin = self.region.calls[call].call.origin
+        label = self.region.calls[call].label
+        where = ", ".join(origin) or label
+        what = f"index {detail} is out of range" if code == 1 else f"kernel failure {code} ({detail})"
+        return ExecutionError(
+            f"{where}: {what}",
+            hint="check the index inputs of the model" if code == 1 else None,
+            node=origin[0] if origin else label,
+            op=label,
+        )
+
+    def _new_frame(self) -> Frame:
+        if len(self.schedules) > 1:
+            self.planner.team.ensure(self.planner.workers, self.driver)
+        try:
+            return Frame(self.image, self.planner.team, self.driver.resume, self.planner.weights)
+        except (MemoryError, OSError) as e:
+            raise ResourceError(
+                f"no memory for {self.bytes} bytes of working space", hint="use a smaller batch or free memory"
+            ) from e
+
+
+def _least_bytes(region: BoundRegion) -> int:
+    """Bytes that any schedule needs at some moment: all outputs, or the buffers of the greediest call."""
+    outputs = sum(b.bytes for b in region.buffers.values() if b.role == "output")
+    calls = (sum({n: region.buffers[n].bytes for n in c.buffers.values()}.values()) for c in region.calls)
+    return max(outputs, max(calls, default=0))
+
+
+def _spec(region: BoundRegion, name: str) -> Spec:
+    buffer = region.buffers[name]
+    if buffer.dtype is None:
+        raise ExecutionError(f"output {name} of a region has no dtype")
+    return buffer.shape, buffer.dtype.numpy

@@ -1,0 +1,319 @@
+"""Session: a plan that is ready to run. What happens per call in the common case is one function, `_fast_path`."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fusec.errors import InputError, nearest
+from fusec.ir.graph import Value
+from fusec.ir.types import TensorType
+from fusec.kernels.kernel import BoundKernel, Kernel
+from fusec.knobs import Limits
+from fusec.plan.plan import Plan, RegionStep
+from fusec.runtime.binding import IDLE_BYTES, IDLE_FRAMES, Planner, RegionBinding, Spec
+from fusec.runtime.code import KernelCode, check_target, driver_for, forget_lock
+from fusec.runtime.frame import CallCode, Frame, place
+from fusec.runtime.inputs import Feeds, as_value, named_feeds
+from fusec.runtime.steps import Steps, shape_of
+from fusec.runtime.team import SUPPORTED, process_team
+from fusec.runtime.weights import Weights
+from fusec.runtime.workers import check_workers, default_workers
+
+if TYPE_CHECKING:
+    from fusec.cache import ObjectCache
+
+Array = npt.NDArray[Any]
+
+READY = 0x101
+"""The numpy flags of an array that kernels can read as it is: C-contiguous and aligned."""
+FAST_SHAPES = 256
+"""How many combinations of input shapes the fast path knows at most."""
+
+_Bound = tuple[RegionBinding, list[Frame], int, tuple[Spec, ...]]
+"""What the fast path needs of a binding: itself, its idle frames and how many to keep, what to allocate."""
+
+
+class Session:
+    """A model ready to run, from any number of threads at once.
+
+    `inputs` and `outputs` are the model's, with names and types. Every result is a fresh array that belongs to the caller.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        threads: int | None = None,
+        limits: Limits | None = None,
+        cache: ObjectCache | None = None,
+        code: Callable[[Kernel], CallCode] | None = None,
+        microseconds: Callable[[BoundKernel], float] | None = None,
+    ) -> None:
+        """Build or find the machine code of a plan and make it runnable.
+
+        Args:
+            plan: What to run; its target must be of this machine.
+            threads: Workers per run; by default one per usable core (see `runtime.workers`).
+            limits: The bound on memory, checked before it is used.
+            cache: Where compiled kernels are kept.
+            code: Machine code per kernel, where the caller has it already.
+            microseconds: The estimate of one average tile that schedules are made with.
+
+        Raises:
+            ExecutionError: this machine cannot run the plan's target.
+            CompileError: a kernel cannot be built.
+        """
+        check_target(plan.target)
+        self.plan = plan
+        self.limits = limits or Limits()
+        asked = default_workers() if threads is None else check_workers(threads)
+        self.threads = asked if SUPPORTED else 1
+        self._planner = Planner(
+            plan,
+            code or KernelCode(plan, cache),
+            Weights(plan),
+            driver_for(plan.target, cache),
+            process_team(),
+            self.threads,
+            self.limits,
+            microseconds or _estimate(plan),
+        )
+        self._names = tuple(v.name for v in plan.outputs)
+        self._shapes: dict[tuple[Any, ...], _Bound] = {}
+        self._steps = Steps(plan, self._planner, self._forget)
+        self._direct = _is_direct(plan)
+        self._fast = _fast_path(plan, self._shapes, self._planner.driver.run) if self._direct else None
+        _sessions.add(self)
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        """What must be fed."""
+        return self.plan.inputs
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        """What a run returns."""
+        return self.plan.outputs
+
+    def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> dict[str, Any]:
+        """Run once and return the outputs by name, all of them or those asked for.
+
+        `feeds` maps input names to arrays, or lists arrays in the order of `inputs`. Arrays must have the declared dtype;
+        Python numbers and lists are converted. Whatever their strides, alignment or byte order, the answer is the same.
+
+        Raises:
+            InputError: the feeds do not fit the model's inputs, or an output name is unknown.
+            ResourceError: these shapes would need more memory than the limit.
+            ExecutionError: a kernel or a host step failed, for example on an index out of range.
+        """
+        if outputs is None:
+            if self._fast is not None and (found := self._fast(feeds)) is not None:
+                return found
+            outputs = self._names
+        return dict(zip(outputs, self._run(feeds, outputs), strict=True))
+
+    def run_list(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> list[Any]:
+        """The same as a list, in the order asked for; a name may be asked for twice."""
+        wanted = self._names if outputs is None else outputs
+        if self._fast is not None and (found := self._fast(feeds)) is not None and len(found) == len(wanted):
+            try:
+                return [found[n] for n in wanted]
+            except KeyError:
+                pass
+        return self._run(feeds, wanted)
+
+    def __call__(self, *arrays: Any) -> Any:
+        """Run on positional inputs; the output itself where there is one, else a list."""
+        out = self.run_list(arrays)
+        return out[0] if len(out) == 1 else out
+
+    def __repr__(self) -> str:
+        ins, outs = (", ".join(map(str, vs)) for vs in (self.inputs, self.outputs))
+        return f"Session({self.plan.name!r}: {ins} -> {outs}; {self.plan.target}, {self.threads} threads)"
+
+    def _run(self, feeds: Feeds, wanted: Sequence[str]) -> list[Any]:
+        self._check_outputs(wanted)
+        given = named_feeds(self.inputs, feeds)
+        values = {
+            v.name: given[v.name]
+            if given[v.name] is None and not isinstance(v.type, TensorType)
+            else as_value(v, given[v.name])
+            for v in self.inputs
+        }
+        if self._direct:
+            self._learn(values)
+            if self._fast is not None and (found := self._fast(values)) is not None:
+                return _distinct([found[n] for n in wanted])
+        return self._steps.run(values, wanted)
+
+    def _check_outputs(self, wanted: Sequence[str]) -> None:
+        if isinstance(wanted, str):
+            raise InputError(f"outputs must be a list of names, got {wanted!r}", hint=f"write [{wanted!r}]")
+        for name in wanted:
+            if name not in self._names:
+                raise InputError(f"unknown output {name!r}", hint=nearest(str(name), self._names))
+
+    def _learn(self, values: Mapping[str, Any]) -> None:
+        """Bind these shapes, so that the fast path knows them from now on."""
+        shapes = tuple(values[v.name].shape for v in self.inputs)
+        key = shapes[0] if len(shapes) == 1 else shapes
+        if key in self._shapes:
+            return
+        symbols = self._steps.symbols(values).values
+        binding = self._steps.binding(0, symbols)
+        by_root = {self.plan.root(v.name): v for v in self.outputs}
+        fresh = []
+        for root in binding.outputs:
+            value = by_root[root]
+            fresh.append((shape_of(value.shape, symbols), value.dtype.numpy))
+        keep = max(1, min(IDLE_FRAMES, IDLE_BYTES // max(1, binding.bytes)))
+        if len(self._shapes) >= FAST_SHAPES:
+            self._shapes.clear()
+        self._shapes[key] = binding, binding.idle, keep, tuple(fresh)
+
+    def _forget(self, binding: RegionBinding) -> None:
+        """A binding has left the cache: the fast path must not keep it alive."""
+        for key in [k for k, b in list(self._shapes.items()) if b[0] is binding]:
+            self._shapes.pop(key, None)
+
+
+def _is_direct(plan: Plan) -> bool:
+    """Whether a run is one region that reads the inputs and makes the outputs, each in memory of its own."""
+    if len(plan.steps) != 1 or not isinstance(plan.steps[0], RegionStep):
+        return False
+    roots = [plan.root(v.name) for v in plan.outputs]
+    tensors = all(isinstance(v.type, TensorType) and v.type.shape is not None for v in (*plan.inputs, *plan.outputs))
+    made = {plan.root(v) for v in plan.steps[0].outputs} - {v.name for v in plan.inputs}
+    reads = {plan.root(v) for v in plan.steps[0].inputs} <= {v.name for v in plan.inputs}
+    written = {
+        plan.root(value)
+        for call in plan.steps[0].calls
+        for operand, value in call.operands
+        if call.program.operand[operand].role in ("output", "inout")
+    }
+    return tensors and reads and bool(plan.inputs) and len(set(roots)) == len(roots) and set(roots) == made & written
+
+
+def _fast_path(
+    plan: Plan, table: dict[tuple[Any, ...], _Bound], run: Callable[[int], int]
+) -> Callable[[Feeds], dict[str, Any] | None]:
+    """The function that runs a direct plan on arrays that need no care, of shapes in `table`; None for all others.
+
+    Every name that it uses is a local, and nothing is looked up twice: it costs about as much as the foreign call itself.
+    """
+    ndarray, empty, get = np.ndarray, np.empty, table.get
+    names = tuple(v.name for v in plan.inputs)
+    dtypes = tuple(v.dtype.numpy for v in plan.inputs)
+    roots = {plan.root(v.name): v.name for v in plan.outputs}
+    step = plan.steps[0]
+    used = [c.operands for c in step.calls] if isinstance(step, RegionStep) else []
+    read = {plan.root(value) for operands in used for _, value in operands}
+    position = {n: i for i, n in enumerate(names)}
+    inputs = dict.fromkeys(plan.root(v) for v in (step.inputs if isinstance(step, RegionStep) else ()))
+    order = tuple(position[n] for n in inputs if n in read)
+
+    def one(feeds: Feeds) -> dict[str, Any] | None:
+        if type(feeds) is not dict or len(feeds) != 1 or name not in feeds:
+            return None
+        array = feeds[name]
+        if type(array) is not ndarray or array.dtype is not dtype or array.flags.num & READY != READY:
+            return None
+        found = get(array.shape)
+        if found is None:
+            return None
+        binding, idle, keep, ((shape, kind),) = found
+        made = empty(shape, kind)
+        try:
+            frame = idle.pop()
+        except IndexError:
+            frame = binding.take()
+        io = frame.io
+        io[0] = place(array)
+        io[1] = place(made)
+        try:
+            code = run(frame.address)
+            if code:
+                binding.settle(frame, code)
+        except BaseException:
+            frame.cancel()
+            raise
+        if len(idle) < keep:
+            idle.append(frame)
+        return {result: made}
+
+    def many(feeds: Feeds) -> dict[str, Any] | None:
+        if type(feeds) is not dict or len(feeds) != len(names):
+            return None
+        arrays = []
+        for name, dtype in zip(names, dtypes, strict=True):
+            array = feeds.get(name)
+            if type(array) is not ndarray or array.dtype is not dtype or array.flags.num & READY != READY:
+                return None
+            arrays.append(array)
+        found = get(tuple([a.shape for a in arrays]) if len(arrays) > 1 else arrays[0].shape)
+        if found is None:
+            return None
+        binding, idle, keep, specs = found
+        made = [empty(shape, kind) for shape, kind in specs]
+        frame = binding.take()
+        io, i = frame.io, 0
+        for i, k in enumerate(order):
+            io[i] = place(arrays[k])
+        for i, array in enumerate(made, len(order)):
+            io[i] = place(array)
+        try:
+            code = run(frame.address)
+            if code:
+                binding.settle(frame, code)
+        except BaseException:
+            frame.cancel()
+            raise
+        if len(idle) < keep:
+            idle.append(frame)
+        by_root = dict(zip(binding.outputs, made, strict=True))
+        return {result: by_root[root] for root, result in roots.items()}
+
+    if len(names) == len(roots) == len(order) == 1:
+        (name,), (dtype,), (result,) = names, dtypes, roots.values()
+        return one
+    return many
+
+
+def _distinct(arrays: list[Any]) -> list[Any]:
+    """The arrays, with a copy for each that is there twice."""
+    seen: set[int] = set()
+    out = []
+    for array in arrays:
+        out.append(array.copy() if id(array) in seen else array)
+        seen.add(id(array))
+    return out
+
+
+def _estimate(plan: Plan) -> Callable[[BoundKernel], float]:
+    """Microseconds of an average tile, from its arithmetic and its memory traffic."""
+    per_flop = 1e-3 / (2.0 * plan.target.isa.lanes)
+    per_byte = 1e-4
+
+    def microseconds(kernel: BoundKernel) -> float:
+        return max(kernel.flops * per_flop, kernel.bytes * per_byte, 1e-3)
+
+    return microseconds
+
+
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    forget_lock()
+    for session in list(_sessions):
+        session._steps.forget_frames()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

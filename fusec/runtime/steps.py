@@ -1,0 +1,250 @@
+"""Running a plan step by step: values by name, symbols as they become known, regions through their bindings."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fusec.errors import ExecutionError, InputError
+from fusec.ir.dim import Extent, evaluate, symbols_of
+from fusec.ir.graph import Node
+from fusec.ir.types import DType, TensorType, Type, symbols_in
+from fusec.plan.plan import HostStep, Plan, RegionStep
+from fusec.runtime.binding import Planner, RegionBinding
+from fusec.runtime.inputs import Symbols, describe_type
+from fusec.runtime.weights import Weights
+
+Array = npt.NDArray[Any]
+HostCall = Callable[[Sequence[object]], list[object]]
+
+BINDINGS = 64
+BINDING_BYTES = 512 << 20
+"""How many bindings a session keeps, and how much memory their frames may have; the newest is always kept."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Region:
+    """A region step, its place, and the symbols that it must know, in order."""
+
+    index: int
+    step: RegionStep
+    symbols: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Host:
+    """A host step, ready to be called, and what it reads and makes."""
+
+    node: Node
+    call: HostCall
+
+
+class Steps:
+    """The steps of a plan. Any number of threads may run them at once; a lock is held only while a region is planned."""
+
+    def __init__(self, plan: Plan, planner: Planner, on_drop: Callable[[RegionBinding], None]) -> None:
+        self.plan = plan
+        self.planner = planner
+        self.weights: Weights = planner.weights
+        self._steps = [_prepare(plan, i, s) for i, s in enumerate(plan.steps)]
+        self._drop_after = _last_uses(plan)
+        self._bindings: OrderedDict[tuple[int, tuple[int, ...]], RegionBinding] = OrderedDict()
+        self._on_drop = on_drop
+        self._lock = threading.Lock()
+
+    def run(self, feeds: Mapping[str, Any], wanted: Sequence[str]) -> list[Any]:
+        """Run on checked feeds; the wanted values, each in memory of its own."""
+        env = dict(feeds)
+        symbols = self.symbols(feeds)
+        for i, step in enumerate(self._steps):
+            if isinstance(step, _Region):
+                binding = self.binding(step.index, symbols.values)
+                made = binding.run([self._tensor(env, symbols, n) for n in binding.inputs])
+                env.update(zip(binding.outputs, made, strict=True))
+            else:
+                self._run_host(step, env, symbols)
+            for name in self._drop_after[i]:
+                env.pop(name, None)
+        return self._results(env, symbols, feeds, wanted)
+
+    def symbols(self, feeds: Mapping[str, Any]) -> Symbols:
+        """The symbols that the shapes of the inputs determine. InputError where they contradict."""
+        symbols = Symbols.empty()
+        symbols.match_all((v.name, v.type, feeds[v.name]) for v in self.plan.inputs if feeds[v.name] is not None)
+        return symbols
+
+    def binding(self, index: int, symbols: Mapping[str, int]) -> RegionBinding:
+        """The region of a step for these symbols, from the cache or planned now."""
+        region = self._steps[index]
+        if not isinstance(region, _Region):
+            raise ExecutionError(f"step {index} is no region")
+        try:
+            key = index, tuple([symbols[s] for s in region.symbols])
+        except KeyError as e:
+            raise InputError(
+                f"the dimension {e.args[0]!r} is not determined by the shapes of the inputs",
+                hint="give it a number when compiling (--dim or dims=)",
+            ) from None
+        found = self._bindings.get(key)
+        if found is not None:
+            found.used = True
+            return found
+        with self._lock:
+            found = self._bindings.get(key)
+            if found is None:
+                found = self.planner.bind(region.step, symbols, _occasion(self.plan.name, region.symbols, key[1]))
+                self._bindings[key] = found
+                self._trim()
+            return found
+
+    def forget_frames(self) -> None:
+        """In the child of a fork: frames may be torn, and the lock held by a thread that is not here."""
+        self._lock = threading.Lock()
+        for binding in list(self._bindings.values()):
+            binding.idle.clear()
+
+    def _trim(self) -> None:
+        """Drop bindings that were not used since the last look, oldest first, until count and bytes are within bounds."""
+        newest = next(reversed(self._bindings))
+        for second_round in (False, True):
+            for key in list(self._bindings):
+                total = sum(b.bytes for b in self._bindings.values())
+                if len(self._bindings) <= BINDINGS and total <= BINDING_BYTES:
+                    return
+                binding = self._bindings[key]
+                if key == newest or (binding.used and not second_round):
+                    binding.used = False
+                    continue
+                del self._bindings[key]
+                self._on_drop(binding)
+
+    def _run_host(self, step: _Host, env: dict[str, Any], symbols: Symbols) -> None:
+        inputs = [None if v is None else self._value(env, symbols, v.name) for v in step.node.inputs]
+        made = step.call(inputs)
+        for value, result in zip(step.node.outputs, made, strict=True):
+            env[value.name] = _checked(step.node, value.name, value.type, result)
+        outputs = [(v.name, v.type, env[v.name]) for v in step.node.outputs if isinstance(env[v.name], np.ndarray)]
+        try:
+            symbols.match_all(outputs, "output")
+        except InputError as e:
+            raise ExecutionError(
+                f"{_origin(step.node)}: {e.message}",
+                hint=e.hint,
+                node=_origin(step.node),
+                op=str(step.node.attr("op_type", step.node.op)),
+            ) from e
+
+    def _value(self, env: Mapping[str, Any], symbols: Symbols, name: str) -> Any:
+        """A value by name: made by a step, a weight, or the reshape of one of these."""
+        if name in env:
+            return env[name]
+        if name in self.weights:
+            return self.weights.logical(name)
+        root = self.plan.root(name)
+        if root == name:
+            raise ExecutionError(f"value {name!r} was not made by any step")
+        kind = self.plan.values.get(name)
+        whole = self._value(env, symbols, root)
+        if not isinstance(kind, TensorType) or kind.shape is None:
+            return whole
+        return whole.reshape([evaluate(x, symbols.values) for x in kind.shape])
+
+    def _tensor(self, env: Mapping[str, Any], symbols: Symbols, name: str) -> Array:
+        """A value for a region: contiguous and aligned, as kernels read it."""
+        value = self._value(env, symbols, name)
+        if not isinstance(value, np.ndarray):
+            raise ExecutionError(f"a region reads {name!r}, which is {type(value).__name__} and not a tensor")
+        return np.require(value, requirements=["C", "A"])
+
+    def _results(
+        self, env: Mapping[str, Any], symbols: Symbols, feeds: Mapping[str, Any], wanted: Sequence[str]
+    ) -> list[Any]:
+        out: list[Any] = []
+        for name in wanted:
+            value = self._value(env, symbols, name)
+            if isinstance(value, np.ndarray):
+                root = self.plan.root(name)
+                others = [a for a in (*feeds.values(), *out) if isinstance(a, np.ndarray)]
+                borrowed = root in self.weights or any(np.may_share_memory(value, a) for a in others)
+                if borrowed or not value.flags.c_contiguous or not value.flags.writeable:
+                    value = value.copy(order="C")
+            out.append(value)
+        return out
+
+
+def _prepare(plan: Plan, index: int, step: HostStep | RegionStep) -> _Region | _Host:
+    if isinstance(step, RegionStep):
+        return _Region(index, step, _region_symbols(plan, step))
+    from fusec.host.run import HostRunner
+
+    return _Host(step.node, HostRunner(step.node))
+
+
+def _region_symbols(plan: Plan, step: RegionStep) -> tuple[str, ...]:
+    found: set[str] = set()
+    for call in step.calls:
+        roles = {o.name: o.role for o in call.program.operands}
+        found.update(*(symbols_of(x) for _, x in call.params))
+        for operand, value in call.operands:
+            kind: Type | None = plan.values.get(plan.root(value))
+            if roles[operand] not in ("weight", "scalar", "local") and kind is not None:
+                found |= symbols_in(kind)
+    return tuple(sorted(found))
+
+
+def _last_uses(plan: Plan) -> list[list[str]]:
+    """For each step the root values that nobody reads after it."""
+    last: dict[str, int] = {}
+    for i, step in enumerate(plan.steps):
+        if isinstance(step, RegionStep):
+            names = [*step.inputs, *step.outputs]
+        else:
+            names = [v.name for v in (*step.node.operands, *step.node.outputs)]
+        last.update((plan.root(n), i) for n in names)
+    kept = {plan.root(v.name) for v in plan.outputs}
+    out: list[list[str]] = [[] for _ in plan.steps]
+    for name, i in last.items():
+        if name not in kept:
+            out[i].append(name)
+    return out
+
+
+def _checked(node: Node, name: str, kind: Type, result: object) -> object:
+    """What a host step made, against its declared type: rank and dtype must be right."""
+    if not isinstance(kind, TensorType):
+        return result
+    if isinstance(result, np.generic):
+        result = np.asarray(result)
+    if not isinstance(result, np.ndarray):
+        wrong = "nothing" if result is None else type(result).__name__
+    elif (kind.shape is None or result.ndim == len(kind.shape)) and (
+        kind.dtype is DType.STRING or result.dtype == kind.dtype.numpy
+    ):
+        return result
+    else:
+        wrong = f"{result.dtype}{list(result.shape)}"
+    raise ExecutionError(
+        f"{_origin(node)}: output {name!r} is {wrong}, expected {describe_type(kind)}",
+        node=_origin(node),
+        op=str(node.attr("op_type", node.op)),
+    )
+
+
+def _origin(node: Node) -> str:
+    return node.origin[0] if node.origin else str(node.attr("op_type", node.op))
+
+
+def _occasion(model: str, names: tuple[str, ...], numbers: tuple[int, ...]) -> str:
+    bound = ", ".join(f"{n}={x}" for n, x in zip(names, numbers, strict=True))
+    return f"running {model or 'the model'}" + (f" with {bound}" if bound else "")
+
+
+def shape_of(shape: Sequence[Extent], symbols: Mapping[str, int]) -> tuple[int, ...]:
+    """A shape in numbers."""
+    return tuple([evaluate(d, symbols) for d in shape])

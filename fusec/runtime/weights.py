@@ -1,0 +1,67 @@
+"""A plan's weights in memory: aligned, found by value and layout, unpacked where Python reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+
+from fusec.errors import BugError
+from fusec.ir.types import TensorType
+from fusec.kernels.layout import Layout
+from fusec.plan.plan import Plan
+from fusec.runtime.memory import address_of, aligned
+from fusec.schedule.region import BoundCall
+
+
+class Weights:
+    """Addresses for kernels, arrays for host steps and outputs. Keeps what it hands out alive."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._stored = {key: aligned(w.array) for key, w in plan.weights.items()}
+        self._addresses = {key: address_of(a) for key, a in self._stored.items()}
+        self._layouts: dict[str, list[str]] = {}
+        for name, layout in plan.weights:
+            self._layouts.setdefault(name, []).append(layout)
+        self._logical: dict[str, npt.NDArray[Any]] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._layouts
+
+    @property
+    def bytes(self) -> int:
+        """Memory of all weights."""
+        return sum(a.nbytes for a in self._stored.values())
+
+    def address(self, call: BoundCall, operand: str) -> int:
+        """Where a call finds a weight operand. BugError where the plan has not packed it as its kernel wants it."""
+        layout = call.kernel.kernel.layouts[operand]
+        value = dict(call.call.operands)[operand]
+        for name in (value, self._plan.root(value)):
+            found = self._addresses.get((name, str(layout)))
+            if found is not None:
+                return found
+            plain = [t for t in self._layouts.get(name, ()) if _is_row_major(Layout.parse(t))]
+            if plain and _is_row_major(layout):  # a reshape of it: the same bytes in the same order
+                return self._addresses[name, plain[0]]
+        raise BugError(f"{call.label}: the plan has no weight {value!r} in layout {layout}", node=call.label)
+
+    def logical(self, name: str) -> npt.NDArray[Any]:
+        """The constant as a plain array that nobody may write to."""
+        if name not in self._logical:
+            layout = self._layouts[name][0]
+            weight = self._plan.weights[name, layout]
+            kind = weight.value.type
+            if not isinstance(kind, TensorType) or not kind.is_static:
+                raise BugError(f"weight {name!r} has type {kind}")
+            shape = [int(d) for d in kind.dims if isinstance(d, int)]
+            stored = self._stored[name, layout]
+            plain = stored.reshape(shape) if _is_row_major(weight.layout) else weight.layout.unpack(stored, shape)
+            self._logical[name] = plain.view()
+            self._logical[name].flags.writeable = False
+        return self._logical[name]
+
+
+def _is_row_major(layout: Layout) -> bool:
+    return layout == Layout.row_major(len(layout.factors))

@@ -97,7 +97,7 @@ def _literal(e: str, value: float | int | bool) -> str:
     if e == "i1":
         return "true" if value else "false"
     if e[0] == "i":
-        bits = BITS[e]
+        bits = int(e[1:])
         v = int(value) & ((1 << bits) - 1)
         return str(v - (1 << bits) if v >> (bits - 1) else v)
     if e == "float":

@@ -18,7 +18,7 @@ from fusec.tile.program import Fold
 class Accumulator:
     """One fold of a nest. States are listed copy by copy, `width` for each; `shared` ones are scalars, in one copy."""
 
-    def __init__(self, point: Point, fold: Fold, copies: int, shared: bool) -> None:
+    def __init__(self, point: Point, fold: Fold, shared: bool) -> None:
         self.point = point
         self.fold = fold
         self.args = [point.intern(a) for a in fold.args]

@@ -146,7 +146,7 @@ class Nest:
         return bool(_axes_of(e) & set(self.folds))
 
     def _run_folds(self, group: list[Fold]) -> None:
-        folds = [Accumulator(self.point, f, self.copies, self._shared(f)) for f in group]
+        folds = [Accumulator(self.point, f, self._shared(f)) for f in group]
         if self.lane_folds:
             self._run_horizontal(folds)
         else:

@@ -53,15 +53,18 @@ def run_kernel(
         shape = tuple(evaluate(d, params) for d in o.shape)
         if o.role == "output":
             # one element off the vector boundary, and red zones around
-            room = np.full(int(np.prod(shape)) + 34, 77, o.dtype.numpy)
+            room = np.frombuffer(bytearray(b"M" * (int(np.prod(shape)) + 34) * o.dtype.itemsize), o.dtype.numpy)
             arrays[o.name] = room[17:-17].reshape(shape)
             outputs[o.name] = room
         elif o.role not in ("local", "scalar"):
             given = np.ascontiguousarray(operands[o.name], o.dtype.numpy).reshape(shape)
             packed = kernel.layouts[o.name].pack(given)
-            room = np.zeros(packed.size + 1, o.dtype.numpy)
-            room[1:] = packed.reshape(-1)
-            arrays[o.name] = room[1:]
+            # inputs have their element's alignment, weights that of vectors
+            room = aligned(packed.nbytes + 64).view(o.dtype.numpy) if o.role == "weight" else np.zeros(0, o.dtype.numpy)
+            if o.role != "weight":
+                room = np.zeros(packed.size + 1, o.dtype.numpy)[1:]
+            room[: packed.size] = packed.reshape(-1)
+            arrays[o.name] = room[: packed.size]
     words = np.zeros(max(1, len(built.slots)), np.uint64)
     for k, s in enumerate(built.slots):
         if s.kind == "pointer":
@@ -84,7 +87,8 @@ def run_kernel(
         first += n
     assert first == bound.tiles
     for name, room in outputs.items():
-        assert (room[:17] == 77).all() and (room[-17:] == 77).all(), f"wrote outside {name}"
+        zones = np.concatenate([room[:17], room[-17:]]).view(np.uint8)
+        assert (zones == ord("M")).all(), f"wrote outside {name}"
     return {o.name: arrays[o.name] for o in kernel.program.operands if o.role in ("output", "inout")}, status
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -53,11 +54,11 @@ def assign(tasks: Tasks, conflicts: dict[int, list[Conflict]], workers: int, cos
     if workers == 1:
         return _alone(tasks)
     state = _Placement(tasks, workers, costs)
+    phases = (np.flatnonzero(np.diff(tasks.phase)) + 1).tolist()
     for call, (first, end) in enumerate(pairwise(tasks.bounds)):
-        phase = tasks.phase[first:end]
-        starts = [0, *(np.flatnonzero(np.diff(phase)) + 1).tolist(), len(phase)]
-        for low, high in pairwise(starts):
-            state.place(first + low, first + high, first, conflicts.get(call, []))
+        borders = [b for b in phases[bisect_left(phases, first) : bisect_left(phases, end)] if b > first]
+        for low, high in pairwise([first, *borders, end]):
+            state.place(low, high, first, conflicts.get(call, []))
     return state.result()
 
 
@@ -80,6 +81,7 @@ class _Placement:
         self.queued = [0] * workers
         self.free = [0.0] * workers
         self.finish = np.full((workers, n + 1), -costs.hand_over)
+        self.homes: dict[int, FloatArray] = {}
         self.columns: dict[tuple[int, int], tuple[IntArray, IntArray, IntArray]] = {}
 
     def place(self, first: int, end: int, call_first: int, conflicts: list[Conflict]) -> None:
@@ -87,12 +89,14 @@ class _Placement:
         n = end - first
         if not n:
             return
+        if not conflicts:
+            self._pick(first, np.zeros((self.workers, n)), self._home(n))
+            return
         local = np.zeros((n, self.workers))
         for conflict in conflicts:
             self._follow(conflict, first, end, call_first, local)
-        ready = self._ready(first, end)
         far = (local.sum(1) - local.T) * self.costs.byte
-        self._pick(first, ready, far + self._home(n))
+        self._pick(first, self._ready(first, end), far + self._home(n))
 
     def _follow(self, conflict: Conflict, first: int, end: int, call_first: int, local: FloatArray) -> None:
         """Turn a conflict into fronts, and count the bytes that each worker made of what the tasks read."""
@@ -114,15 +118,17 @@ class _Placement:
         if key not in self.columns:
             worker = self.worker[low:high]
             order = np.argsort(worker, kind="stable")
-            grouped = worker[order]
-            starts = np.concatenate([[0], np.flatnonzero(np.diff(grouped)) + 1])
-            self.columns[key] = order, starts, grouped[starts]
+            counts = np.bincount(worker)
+            present = counts.nonzero()[0]
+            self.columns[key] = order, (counts.cumsum() - counts)[present], present
         return self.columns[key]
 
     def _ready(self, first: int, end: int) -> FloatArray:
         """float64[workers, tasks]: when a task could start on a worker, as far as its fronts go."""
-        need = self.need[first:end].T
-        done = np.take_along_axis(self.finish, need, axis=1)
+        done = self.finish[np.arange(self.workers)[:, None], self.need[first:end].T]
+        if self.workers == 2:
+            both: FloatArray = np.maximum(done, done[::-1] + self.costs.hand_over)
+            return both
         latest = done.argmax(0)
         columns = np.arange(end - first)
         top = done[latest, columns].copy()
@@ -135,29 +141,39 @@ class _Placement:
 
     def _home(self, n: int) -> FloatArray:
         """A tie-break that gives worker w the w-th share of consecutive tasks: float64[workers, tasks], nanoseconds."""
+        if n in self.homes:
+            return self.homes[n]
         share = (np.arange(n) + 0.5) / n * self.workers - 0.5
         distance: FloatArray = np.abs(share - np.arange(self.workers)[:, None]) - 0.5
-        return np.maximum(distance, 0) * 1e-3
+        self.homes[n] = np.maximum(distance, 0) * 1e-3
+        return self.homes[n]
 
     def _pick(self, first: int, ready: FloatArray, preference: FloatArray) -> None:
         """Of all tasks and workers take the pair that starts first, preferences counted; again until none is left."""
         score = np.maximum(ready, np.array(self.free)[:, None]) + preference
         n = score.shape[1]
+        costs = self.tasks.cost[first : first + n].tolist()
+        ready_of, score_of, preference_of = list(ready), list(score), list(preference)
+        placed = list[tuple[int, int, int, float, float]]()
         for left in range(n, 0, -1):
             w, i = divmod(int(score.argmin()), n)
-            task = first + i
-            start = max(self.free[w], float(ready[w, i]))
-            end = start + float(self.tasks.cost[task])
-            self.free[w] = end
+            start = max(self.free[w], float(ready_of[w][i]))
+            self.free[w] = end = start + costs[i]
             self.queued[w] += 1
-            self.finish[w, self.queued[w]] = end
-            self.worker[task], self.position[task] = w, self.queued[w]
-            self.start[task], self.end[task] = start, end
-            self.order.append(task)
+            placed.append((first + i, w, self.queued[w], start, end))
             if left > 1:
                 ready[:, i] = score[:, i] = np.inf
-                np.maximum(ready[w], end, out=score[w])
-                score[w] += preference[w]
+                row = score_of[w]
+                np.maximum(ready_of[w], end, out=row)
+                row += preference_of[w]
+        self._record(placed)
+
+    def _record(self, placed: list[tuple[int, int, int, float, float]]) -> None:
+        task, worker, position, start, end = map(np.array, zip(*placed, strict=True))
+        self.worker[task], self.position[task] = worker, position
+        self.start[task], self.end[task] = start, end
+        self.finish[worker, position] = end
+        self.order.extend(row[0] for row in placed)
 
     def result(self) -> Assignment:
         """The finished schedule."""

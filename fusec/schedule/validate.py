@@ -197,8 +197,7 @@ def _meet(
     """[i, j]: box i of a may share an element with box j of b."""
     if shape == other:
         low, high = np.maximum(a[:, None, :, 0], b[:, :, 0]), np.minimum(a[:, None, :, 1], b[:, :, 1])
-        every: BoolArray = (low < high).all(2)
-        return every
+        return np.asarray((low < high).all(2))
     if shape[1] != other[1] or prod(shape[0]) != prod(other[0]):
         return np.ones((len(a), len(b)), np.bool_)
     out = np.ones((len(a), len(b)), np.bool_)

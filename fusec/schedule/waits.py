@@ -6,6 +6,7 @@ Vector clocks say what is known: `clock[t, w]` is how many tasks of worker w are
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from fusec.kernels.kernel import IntArray
 from fusec.schedule.assign import Assignment
@@ -26,12 +27,11 @@ def find_waits(a: Assignment, need: IntArray) -> tuple[IntArray, IntArray, IntAr
     at = np.zeros((a.workers, tasks + 1), np.int64)
     at[a.worker, a.position] = np.arange(tasks)
     found: dict[int, IntArray] = {}
-    worker = a.worker.tolist()
+    worker, is_news = a.worker.tolist(), _news(a, need).tolist()
     for t in a.order.tolist():
         w = worker[t]
         mine = known[w]
-        if (need[t] > mine).any():
-            missing = np.flatnonzero(need[t] > mine)
+        if is_news[t] and len(missing := np.flatnonzero(need[t] > mine)):
             position = need[t, missing]
             source = at[missing, position]
             if len(missing) > 1:
@@ -49,3 +49,16 @@ def find_waits(a: Assignment, need: IntArray) -> tuple[IntArray, IntArray, IntAr
         count[t] = len(found[t])
         rows.append(found[t])
     return count, np.concatenate(rows), clock
+
+
+def _news(a: Assignment, need: IntArray) -> npt.NDArray[np.bool_]:
+    """Whether a task needs more of another worker than every task before it in its own queue did."""
+    out = np.zeros(len(need), np.bool_)
+    for w in range(a.workers):
+        mine = a.order[a.worker[a.order] == w]
+        others = need[mine]
+        others[:, w] = 0
+        highest = np.maximum.accumulate(others, axis=0)
+        out[mine[:1]] = others[:1].any()
+        out[mine[1:]] = (others[1:] > highest[:-1]).any(1)
+    return out

@@ -16,6 +16,7 @@ from fusec.ir.expr import Expr, Index, Load, Ref, rewrite, walk
 from fusec.lower.entries import is_axis
 from fusec.lower.finish import is_contraction, map_expressions
 from fusec.tile.program import Axis, Fold, Let, Operand, Stage, Statement, Store, TileProgram
+from fusec.tile.verify import RESERVED
 
 SMALL = range(-2, 3)
 """Numbers that stay as they are in an index: strides of slices and windows decide how a loop is vectorised."""
@@ -31,7 +32,7 @@ class _Parameters:
 
     def __init__(self, p: TileProgram) -> None:
         self.p = p
-        self.taken: set[str] = {"inf", "nan", "index", "pad", "seq"}
+        self.taken: set[str] = set(RESERVED)
         self.values: dict[str, Extent] = {}
         self.other: dict[Extent, str] = {}
         self.leader = same_axes(p)
@@ -266,5 +267,3 @@ def used_symbols(axes: Sequence[Axis], operands: Sequence[Operand], stages: Sequ
                         yield from (i for i in x.index if isinstance(i, int | Dim))
 
     return frozenset[str]().union(*(symbols_of(x) for x in all_extents()))
-
-

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun, RuntimeContextError
+from onnx.reference.ops.op_loop import Loop as ReferenceLoop
 
 Compute = Callable[[Sequence[Any], Mapping[str, Any], int, int], Sequence[Any]]
 """(inputs, attributes, opset, number of outputs) -> outputs."""
@@ -34,16 +36,39 @@ def make_op(domain: str, op_type: str, compute: Compute) -> type[OpRun]:
 def _own_ops() -> tuple[type[OpRun], ...]:
     from fusec.host.own import IMPLEMENTATIONS
 
-    return tuple(make_op(domain, op_type, compute) for (domain, op_type), compute in IMPLEMENTATIONS.items())
+    return (Loop, *(make_op(domain, op_type, compute) for (domain, op_type), compute in IMPLEMENTATIONS.items()))
 
 
-OWN_OPS: tuple[type[OpRun], ...] = _own_ops()
+def own_ops() -> tuple[type[OpRun], ...]:
+    """The evaluator classes that take precedence over the onnx package's."""
+    return _own_ops()
+
+
+class Loop(ReferenceLoop):
+    """A loop whose scanned outputs are stacked along a new axis; the reference joins them along the first."""
+
+    op_domain = ""
+
+    def _run(self, trips: Any, cond: Any, *args: Any, context: Any = None, **_: Any) -> tuple[Any, ...]:
+        body = self.body
+        values = dict(context or {})
+        carried, scanned = list(args), [list[Any]() for _ in range(self.K)]
+        done, going = 0, cond is None or bool(np.asarray(cond).reshape(-1)[0])
+        limit = None if trips is None else int(np.asarray(trips).reshape(-1)[0])
+        while going and (limit is None or done < limit):
+            feeds = dict(zip(body.input_names, [np.array(done, np.int64), np.array(going), *carried], strict=False))
+            going_out, *outputs = body.run(None, values | feeds)
+            going, carried = bool(np.asarray(going_out).reshape(-1)[0]), outputs[: self.N]
+            for seen, new in zip(scanned, outputs[self.N :], strict=True):
+                seen.append(new)
+            done += 1
+        return (*carried, *(np.stack(s) if s else np.zeros((0,), np.float32) for s in scanned))
 
 
 @cache
 def can_run(domain: str, op_type: str, version: int) -> str | None:
     """Why an op cannot run on the host; None where it can."""
-    if any(c.op_domain == domain and c.__name__ == op_type for c in OWN_OPS):
+    if any(c.op_domain == domain and c.__name__ == op_type for c in own_ops()):
         return None
     try:
         schema = onnx.defs.get_schema(op_type, version, domain)

@@ -10,7 +10,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from fusec.errors import ExecutionError, FusecError
-from fusec.host.evaluator import OWN_OPS, can_run
+from fusec.host.evaluator import can_run, own_ops
 from fusec.ir.graph import Node
 from fusec.ir.types import TensorType
 
@@ -82,7 +82,7 @@ class HostRunner:
                 graph.output.add(name=name)
         opsets = [onnx.helper.make_opsetid(d, v) for d, v in self.node.attr("opsets")]
         model = onnx.helper.make_model(graph, opset_imports=opsets)
-        return ReferenceEvaluator(model, new_ops=list(OWN_OPS))
+        return ReferenceEvaluator(model, new_ops=list(own_ops()))
 
     def _normalised(self, value: Any, i: int) -> object:
         declared = self.node.outputs[i].type

@@ -25,7 +25,7 @@ class BackendRep(OnnxBackendRep):
     def __init__(self, session: Session) -> None:
         self.session = session
 
-    def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
+    def run(self, inputs: Any, **_: Any) -> tuple[Any, ...]:
         """Run with inputs in the order of the graph's inputs, one array, or a mapping by name; outputs in graph order."""
         names = [v.name for v in self.session.inputs]
         outputs = [v.name for v in self.session.outputs]
@@ -42,7 +42,7 @@ class Backend(OnnxBackend):
     """The protocol's functions as classmethods, as onnx's test runner expects."""
 
     @classmethod
-    def is_compatible(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> bool:
+    def is_compatible(cls, model: onnx.ModelProto, device: str = "CPU", **_: Any) -> bool:
         """Whether every operator of the model has an implementation here."""
         from fusec.frontend.read import read_model
         from fusec.knobs import Limits
@@ -73,14 +73,14 @@ class Backend(OnnxBackend):
         node: onnx.NodeProto,
         inputs: Any,
         device: str = "CPU",
-        outputs_info: Sequence[tuple[Any, tuple[int, ...]]] | None = None,
+        outputs_info: Sequence[tuple[Any, tuple[int, ...]]] | None = None,  # noqa: ARG003  # types are inferred
         **kwargs: Any,
     ) -> Any:
         """Compile and run one node; `kwargs` may hold `opset_version`. Outputs come as a named tuple."""
         opset = int(kwargs.pop("opset_version", onnx.defs.onnx_opset_version()))
         if not isinstance(inputs, list | tuple):
             inputs = [inputs]
-        feeds = {n: x for n, x in zip((n for n in node.input if n), inputs, strict=False)}
+        feeds = dict(zip((n for n in node.input if n), inputs, strict=False))
         graph = onnx.helper.make_graph(
             [node],
             "node",

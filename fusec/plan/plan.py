@@ -8,34 +8,15 @@ from typing import Any
 
 import numpy.typing as npt
 
-from fusec.ir.graph import Node, Value
+from fusec.ir.graph import Value
 from fusec.ir.types import Type
-from fusec.kernels.kernel import Call, Kernel
+from fusec.kernels.kernel import Kernel
 from fusec.kernels.layout import Layout
+from fusec.kernels.steps import HostStep, RegionStep, Step
 from fusec.target import Target
 
 
-@dataclass(frozen=True, slots=True)
-class HostStep:
-    """An opaque node: it runs in Python between regions. Dimensions of its outputs that are fresh symbols are bound by it."""
-
-    node: Node
-
-
-@dataclass(frozen=True, slots=True)
-class RegionStep:
-    """Kernels in program order that run as one persistent launch.
-
-    `inputs` are the values that it reads and that exist before it (graph inputs and values of earlier steps; weights are
-    not listed), `outputs` those that it makes and that someone reads later. Everything else it makes lives in its arena.
-    """
-
-    calls: tuple[Call, ...]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-
-Step = HostStep | RegionStep
+__all__ = ["HostStep", "Plan", "PlanWeight", "RegionStep", "Step", "layout_key"]
 
 
 @dataclass(frozen=True, slots=True)

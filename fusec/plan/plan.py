@@ -15,7 +15,6 @@ from fusec.kernels.layout import Layout
 from fusec.kernels.steps import HostStep, RegionStep, Step
 from fusec.target import Target
 
-
 __all__ = ["HostStep", "Plan", "PlanWeight", "RegionStep", "Step", "layout_key"]
 
 

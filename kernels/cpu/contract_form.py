@@ -1,0 +1,133 @@
+"""Recognising a contraction: a stage whose fold is `sum[k](A * B)` with A independent of the columns and B of the rows.
+
+Pure analysis of a tile program: tiling asks it whether the template fits, the emitter what to read and what comes after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fusec.ir.dim import Extent, symbol, symbols_of
+from fusec.ir.expr import Const, Expr, Index, Load, Prim, Ref, cast, replace_refs, walk
+from fusec.ir.types import DType
+from fusec.tile.program import Axis, Fold, Let, Stage, Statement, Store
+
+ACCUMULATORS = {
+    DType.F32: DType.F32, DType.F16: DType.F32, DType.BF16: DType.F32, DType.F64: DType.F64,
+    DType.I32: DType.I32, DType.U32: DType.U32, DType.I64: DType.I64, DType.U64: DType.U64,
+}  # fmt: skip
+"""What products of a dtype are summed in; dtypes that are missing have no contraction template."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contraction:
+    """A stage as a matrix product: `fold` = sum over k of `left[m, k] * right[k, n]` for each index of the batch axes.
+
+    `m` is "" where the stage has a single axis. `left` and `right` mention no lets and have the accumulator's dtype.
+    `epilogue` are the statements after the product, which know the fold as a Ref.
+    """
+
+    batch: tuple[str, ...]
+    m: str
+    n: str
+    k: Axis
+    fold: str
+    result: DType
+    dtype: DType
+    left: Expr
+    right: Expr
+    epilogue: tuple[Statement, ...]
+
+
+def contraction(stage: Stage) -> Contraction | None:
+    """The stage as a contraction; None where it is anything else."""
+    folds = [s for s in stage.body if isinstance(s, Fold)]
+    if len(stage.folds) != 1 or len(folds) != 1 or not stage.axes:
+        return None
+    (fold,), (k,) = folds, stage.folds
+    *outer, n = stage.axis_names
+    m = outer.pop() if outer else ""
+    lets = {s.name: s.value for s in stage.body if isinstance(s, Let)}
+    if fold.monoid != "sum" or len(fold.args) != 1 or fold.args[0].dtype not in ACCUMULATORS:
+        return None
+    product = inline(fold.args[0], lets)
+    if not isinstance(product, Prim) or product.name != "mul":
+        return None
+    left, right = product.args
+    if n in axes_of(left) or (m and m in axes_of(right)):
+        left, right = right, left
+    if n in axes_of(left) or (m and m in axes_of(right)):
+        return None
+    dtype = ACCUMULATORS[product.dtype]
+    return Contraction(
+        tuple(outer),
+        m,
+        n,
+        k,
+        fold.name,
+        product.dtype,
+        dtype,
+        cast(left, dtype),
+        cast(right, dtype),
+        _after(stage, fold),
+    )
+
+
+def inline(e: Expr, lets: Mapping[str, Expr]) -> Expr:
+    """The expression with every let written out."""
+    while any(isinstance(x, Ref) and x.name in lets for x in walk(e)):
+        e = replace_refs(e, lets)
+    return e
+
+
+def axes_of(e: Expr) -> frozenset[str]:
+    """The axes and parameters whose indices an expression without lets depends on."""
+    found = set[str]()
+    for x in walk(e):
+        if isinstance(x, Index):
+            found |= symbols_of(x.value)
+        elif isinstance(x, Load):
+            found |= {s for i in x.index if not isinstance(i, _EXPRESSIONS) for s in symbols_of(i)}
+    return frozenset(found)
+
+
+def plain_load(e: Expr) -> tuple[str, tuple[Extent, ...]] | None:
+    """Operand and index of a load that needs no arithmetic, no bounds check and no other load."""
+    if not isinstance(e, Load) or e.fill is not None:
+        return None
+    index = tuple(i for i in e.index if not isinstance(i, _EXPRESSIONS))
+    return (e.operand, index) if len(index) == len(e.index) else None
+
+
+def panel_load(c: Contraction) -> str | None:
+    """The operand that B reads as `w[.., k, n]`, so that it may lie in panels; None where B is anything else."""
+    load = plain_load(c.right)
+    if load is None or len(load[1]) < 2:
+        return None
+    operand, (*batch, k, n) = load
+    free = not any(symbols_of(i) & {c.k.name, c.n} for i in batch)
+    return operand if free and k == symbol(c.k.name) and n == symbol(c.n) else None
+
+
+_EXPRESSIONS = (Const, Ref, Index, Load, Prim)
+
+
+def _after(stage: Stage, fold: Fold) -> tuple[Statement, ...]:
+    """Stores, and the lets that they need without looking through the fold."""
+    lets = {s.name: s.value for s in stage.body if isinstance(s, Let)}
+    todo: list[Expr] = [
+        e for s in stage.stores for e in (s.value, *(i for i in s.index if isinstance(i, _EXPRESSIONS)))
+    ]
+    needed = set[str]()
+    while todo:
+        for x in walk(todo.pop()):
+            if isinstance(x, Ref) and x.name in lets and x.name not in needed:
+                needed.add(x.name)
+                todo.append(lets[x.name])
+    return tuple(s for s in stage.body if isinstance(s, Store) or (isinstance(s, Let) and s.name in needed))
+
+
+def depends(e: Extent, names: Sequence[str]) -> bool:
+    """Whether a polynomial mentions one of the names."""
+    return bool(symbols_of(e) & set(names))

@@ -1,0 +1,124 @@
+"""The register tile of a contraction: rows of A times panels of B, accumulated in vector registers.
+
+All the arithmetic of a matrix product happens here. B comes in panels, `width` columns wide and stored k by k, so that each
+step loads whole aligned vectors; A comes as one pointer per row and a step per k. In which order an element is summed
+depends on the register tile alone, never on where in the matrix it lies: results do not depend on how a matrix is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fusec.kernels.cpu.builder import Builder, Value, constant, vector
+
+UNROLL = 4
+"""Steps over k per iteration: pays for the loop, and for row pointers that do not fit into registers."""
+STREAMS = 8
+"""Accumulators that keep both multipliers busy while each addition waits for the one before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TileShape:
+    """`rows` by `vectors` accumulators per panel, each of `lanes` elements of an LLVM type."""
+
+    rows: int
+    vectors: int
+    lanes: int
+    element: str
+    fma: bool
+
+    @property
+    def width(self) -> int:
+        """Columns of a panel."""
+        return self.vectors * self.lanes
+
+    @property
+    def panels(self) -> int:
+        """How many panels a tile works on at once: few rows alone would leave multipliers idle."""
+        return 2 if self.rows * self.vectors <= STREAMS * 3 // 4 else 1
+
+    @property
+    def sums(self) -> int:
+        """Over how many partial sums a tile deals its steps, for the same reason."""
+        return 2 if self.rows * self.vectors * self.panels < STREAMS else 1
+
+    @property
+    def is_float(self) -> bool:
+        """Floats, and not integers that wrap."""
+        return self.element in ("float", "double")
+
+    @property
+    def type(self) -> str:
+        """The LLVM type of an accumulator."""
+        return vector(self.lanes, self.element)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return {"float": 4, "double": 8, "i32": 4, "i64": 8}[self.element]
+
+
+def emit_tile(
+    b: Builder,
+    shape: TileShape,
+    rows: Sequence[Value],
+    step: Value,
+    panels: Sequence[Value],
+    panel_step: Value,
+    count: Value,
+    start: Sequence[Value] | None = None,
+) -> list[Value]:
+    """The accumulators of one tile, row by row, panel by panel, after `count` steps from `start` (zeros by default).
+
+    `rows` point at A's first element per row, `step` elements before the next. `panels` point at B's first vectors, which
+    lie `panel_step` elements apart.
+    """
+    zero = constant(shape.type, 0.0 if shape.is_float else 0)
+    size = shape.rows * len(panels) * shape.vectors
+    carried = list(start) if start is not None else [zero] * size
+    carried += [zero] * (size * (shape.sums - 1))
+
+    def advance(k: Value, totals: Sequence[Value]) -> list[Value]:
+        at = b.mul(k, panel_step)
+        columns = []
+        for p in panels:
+            base = b.gep(p, at, shape.element)
+            for v in range(shape.vectors):
+                place = b.gep(base, b.i64(v * shape.lanes), shape.element)
+                columns.append(b.load(shape.type, place, _alignment(shape, panel_step)))
+        out, ka = list[Value](), b.mul(k, step)
+        for r, row in enumerate(rows):
+            x = b.splat(b.load(shape.element, b.gep(row, ka, shape.element)), shape.lanes)
+            for c, column in enumerate(columns):
+                out.append(multiply_add(b, shape, x, column, totals[r * len(columns) + c]))
+        return out
+
+    whole = b.op("and", count, b.i64(-UNROLL))
+    with b.loop(b.i64(0), whole, UNROLL, carried, "k") as loop:
+        totals = list(loop.carried)
+        for u in range(UNROLL):
+            part = slice(u % shape.sums * size, (u % shape.sums + 1) * size)
+            totals[part] = advance(b.add(loop.index, b.i64(u)), totals[part])
+        loop.next = totals
+    with b.loop(whole, count, 1, loop.results[:size], "kleft") as rest:
+        rest.next = advance(rest.index, rest.carried)
+    if shape.sums == 1:
+        return list(rest.results)
+    add = "fadd" if shape.is_float else "add"
+    return [b.op(add, x, y) for x, y in zip(rest.results, loop.results[size:], strict=True)]
+
+
+def multiply_add(b: Builder, shape: TileShape, x: Value, y: Value, total: Value) -> Value:
+    """x * y + total: fused where the level has the instruction."""
+    if not shape.is_float:
+        return b.op("add", b.op("mul", x, y), total)
+    if shape.fma:
+        return b.intrinsic("llvm.fma", x, y, total)
+    return b.op("fadd", b.op("fmul", x, y), total)
+
+
+def _alignment(shape: TileShape, panel_step: Value) -> int:
+    """Packed panels start at 64 bytes and their rows are whole vectors; rows of anything else may start anywhere."""
+    packed = panel_step.text == str(shape.width)
+    return min(64, shape.lanes * shape.itemsize) if packed else shape.itemsize

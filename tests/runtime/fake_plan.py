@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from fake_region import TARGET, Chain, code, kernel, microseconds
+from fake_region import TARGET, TILE, Chain, code, kernel, microseconds
 
 from fusec.ir.graph import Value
 from fusec.plan.plan import Plan
 from fusec.runtime.session import Session
 
 
-def plan_of(chain: Chain, **changes: Any) -> Plan:
+def plan_of(chain: Chain, tile: int = TILE, **changes: Any) -> Plan:
     fields: dict[str, Any] = dict(
         name="chain",
         target=TARGET,
@@ -20,7 +20,7 @@ def plan_of(chain: Chain, **changes: Any) -> Plan:
         values=chain.values,
         aliases={},
         steps=(chain.region,),
-        kernels={"flip": (kernel(),)},
+        kernels={"flip": (kernel(tile),)},
         weights={},
     )
     return Plan(**(fields | changes))

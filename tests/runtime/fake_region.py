@@ -1,4 +1,4 @@
-"""Regions of hand-written kernels: chains and diamonds of `y[i] = a * x[n-1-i] + i`, so that every tile crosses workers."""
+"""Regions of hand-written kernels: chains of `y[i] = a * x[n-1-i] + i`, so that every tile needs another worker's."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from fusec.tile.parse import parse_program
 from fusec.tile.program import TileProgram
 
 TILE = 16
+BAD = np.float32(-(2.0**112))
+"""The input that these kernels report as a failure."""
 
 IR = """
 define void @entry(ptr %slots, i64 %first, i64 %count, ptr %scratch) {
@@ -56,7 +58,7 @@ body:
   %r = fadd float %m, %f
   %q = getelementptr float, ptr %y, i64 %i
   store float %r, ptr %q, align 1
-  %bad = fcmp oeq float %v, -1234.0
+  %bad = fcmp oeq float %v, 0xC6F0000000000000
   br i1 %bad, label %report, label %next
 report:
   store i64 1, ptr %status

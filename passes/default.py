@@ -9,12 +9,40 @@ from fusec.passes.fusion.fuse_pointwise import fuse_pointwise
 from fusec.passes.fusion.fuse_prologue import fuse_prologue
 from fusec.passes.fusion.fuse_rows import fuse_rows
 from fusec.passes.fusion.fuse_views import fuse_views
+from fusec.passes.graph.canonicalise_activations import canonicalise_activations
+from fusec.passes.graph.canonicalise_attention import canonicalise_attention
+from fusec.passes.graph.canonicalise_gelu import canonicalise_gelu
+from fusec.passes.graph.canonicalise_norms import canonicalise_norms
+from fusec.passes.graph.canonicalise_softmax import canonicalise_softmax
+from fusec.passes.graph.eliminate_dead import eliminate_dead
+from fusec.passes.graph.fold_batch_norm import fold_batch_norm
+from fusec.passes.graph.fold_constants import fold_constants
+from fusec.passes.graph.share_common import share_common
+from fusec.passes.graph.simplify_algebra import simplify_algebra
+from fusec.passes.graph.simplify_views import simplify_views
 from fusec.rewrite.fused import FusedGraph
 from fusec.rewrite.fusion import Accepts, FusionPass, accept_all, fuse
 from fusec.rewrite.graph_pass import PassContext
-from fusec.rewrite.pipeline import Pipeline, Selection, run_pipeline, select, select_plain
+from fusec.rewrite.pipeline import FixPoint, Pipeline, Selection, run_pipeline, select, select_plain
 
-GRAPH_PASSES: Pipeline = ()
+GRAPH_PASSES: Pipeline = (
+    FixPoint(
+        "canonicalise",  # a loop, for a pattern that was found leaves dead nodes, constants and new neighbours behind
+        (
+            eliminate_dead,  # first: nothing below should look at what nobody reads
+            fold_constants,  # patterns ask for constants, and shape arithmetic becomes such
+            simplify_algebra,  # fewer spellings for the patterns below
+            simplify_views,  # after algebra: what a removed node stood between may now be one view
+            share_common,  # patterns ask whether two operands are the same value
+            fold_batch_norm,  # before activations: a folded norm leaves the contraction next to its activation
+            canonicalise_norms,  # before softmax, for both begin with a reduction and this is the longer pattern
+            canonicalise_softmax,  # before attention, which is made of one
+            canonicalise_gelu,  # before the other activations: it contains an erf or a tanh that they could take
+            canonicalise_activations,
+            canonicalise_attention,  # last: its operands' views and scales have their final form
+        ),
+    ),
+)
 FUSION_PASSES: tuple[FusionPass, ...] = (
     fuse_pointwise,  # first: diamonds of elementwise nodes become one consumer before anything asks who else reads them
     fuse_epilogue,  # before rows: a residual add costs nothing on a contraction's tile, and a load on a row's

@@ -152,6 +152,9 @@ class _Fuser:
         copy = verdict.duplicate and bool(needed)
         if copy and len(edge.producer.nodes) > MAX_COPIED:
             return Verdict(False, f"{len(edge.producer.nodes)} nodes are too many to compute twice")
+        room = ("behind", set[int]()) if copy else p.find_room(a, b)
+        if room is None:
+            return Verdict(False, f"{verdict.why}, but another group lies between the two")
         outputs = p.outputs(b) if copy else (*needed, *p.outputs(b))
         merged = make_group((self.graph.nodes[i] for i in p.union(a, b)), outputs)
         legal = check_group(merged, edge.producer, edge.consumer, rule.anchors)
@@ -163,8 +166,8 @@ class _Fuser:
         if copy:
             self._touch(p.consumers(a))
             p.copy_into(a, b)
-        elif not p.contract(a, b):
-            return Verdict(False, f"{verdict.why}, but another group lies between the two")
+        else:
+            p.contract(a, b, room)
         self._close(rule, verdict, values, edge.producer, edge.consumer)
         self._touch((b, *p.consumers(b)))
         return verdict

@@ -20,6 +20,10 @@ SHORT_SEARCH, LONG_SEARCH = 64, 2_000
 (masks, shape arithmetic) from costing n * n."""
 
 
+Room = tuple[str, set[int]]
+"""Groups between two that are to be joined, and the side on which these must stand: "behind" or "before" the result."""
+
+
 @dataclass(slots=True)
 class Members:
     """A group in the making. `reads` are the values from outside, in first use order; `version` counts its changes."""
@@ -102,16 +106,21 @@ class Partition:
         made = {v.name for i in nodes for v in self.graph.nodes[i].outputs}
         return tuple({v.name: v for i in nodes for v in self.graph.nodes[i].operands if v.name not in made}.values())
 
-    def contract(self, a: int, b: int) -> bool:
-        """Make one group of a producer and its consumer, numbered b. False, and no change, where that closes a circle."""
-        if not self._make_adjacent(a, b):
-            return False
+    def find_room(self, a: int, b: int) -> Room | None:
+        """How a producer and its consumer can be joined; None where another path leads from one to the other."""
+        found = self._search(a, b, SHORT_SEARCH)
+        if found is None and not self._surely_joined(a, b):
+            found = self._search(a, b, LONG_SEARCH)
+        return None if found is None or found[0] == "path" else found
+
+    def contract(self, a: int, b: int, room: Room) -> None:
+        """Make one group, numbered b, of a producer and its consumer, in the room that was found for it."""
+        self._make_adjacent(a, b, room)
         for i in self.members[a].nodes:
             if self.home[i] == a:
                 self.home[i] = b
         self._replace(b, self.union(a, b))
         self._drop(a)
-        return True
 
     def copy_into(self, a: int, b: int) -> None:
         """Give a consumer its own copy of a producer's nodes; the producer vanishes when nobody reads it any more."""
@@ -162,22 +171,15 @@ class Partition:
             self._drop(g)
             todo.extend(before)
 
-    def _make_adjacent(self, a: int, b: int) -> bool:
-        """Move the window between a and b so that b can take a in; False where another path joins them."""
+    def _make_adjacent(self, a: int, b: int, room: Room) -> None:
+        """Reorder the window between a and b so that b can take a in."""
         low, high = self._place[a], self._place[b]
-        found = self._search(a, b, SHORT_SEARCH)
-        if found is None and not self._surely_joined(a, b):
-            found = self._search(a, b, LONG_SEARCH)
-        if found is None or found[0] == "path":
-            return False
-        side, moved = found
+        side, moved = room
         if not moved:
-            if side == "behind":
-                return True  # b stays where it is, nothing between the two depends on a
-            self._order[high], self._order[low] = None, b
-            self._place[b], self._place[a] = low, high
-            self._order[high] = a
-            return True
+            if side == "before":  # nothing between the two is needed by b, so it moves to a's place; else it stays
+                self._order[low], self._order[high] = b, a
+                self._place[b], self._place[a] = low, high
+            return
         window = [g for g in self._order[low : high + 1] if g is not None and g not in (a, b)]
         chosen = [g for g in window if g in moved]
         rest = [g for g in window if g not in moved]
@@ -187,7 +189,6 @@ class Partition:
         for i, g in enumerate(new):
             if g is not None:
                 self._place[g] = low + i
-        return True
 
     def _surely_joined(self, a: int, b: int) -> bool:
         """Whether a path of the graph's depth-first tree leads from a to another producer of b. Nodes that were copied
@@ -198,7 +199,7 @@ class Partition:
         ]
         return any(first <= end <= last for first, last in starts for end in ends)
 
-    def _search(self, a: int, b: int, steps: int) -> tuple[str, set[int]] | None:
+    def _search(self, a: int, b: int, steps: int) -> Room | None:
         """Which groups of the window must stand behind the joined group ("behind"), or before it ("before"), whichever is
         found first; ("path", ...) where they join the two; None where the steps did not suffice to tell."""
         place = self._place

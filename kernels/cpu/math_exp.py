@@ -159,7 +159,7 @@ def tanh(f: Floats, x: Value) -> Value:
     small = f.fma(f.mul(f.polynomial(z, TANH32), z), x, x)
     e = exp(f, f.add(size, size))
     large = f.sub(f.c(1.0), f.div(f.c(2.0), f.add(e, f.c(1.0))))
-    return f.select(f.lt(size, f.c(0.625)), small, f.copysign(large, x))
+    return f.copysign(f.select(f.lt(size, f.c(0.625)), small, large), x)
 
 
 def erf(f: Floats, x: Value) -> Value:
@@ -265,7 +265,8 @@ def power(f: Floats, x: Value, y: Value, exact: bool) -> Value:
         log_high, log_low = log_pair(f, size)
         bounded = f.at_least(f.at_most(y, 2.0**64), -(2.0**64))  # any more gives 0 or inf, or 1 where x is 1
         p, e = f.two_product(bounded, log_high)
-        r = exp(f, p, f.fma(bounded, log_low, e))
+        tail = f.fma(bounded, log_low, e)
+        r = exp(f, p, f.select(f.lt(f.abs(p), c(800.0)), tail, c(0.0)))
     else:
         r = exp(f, f.mul(y, log(f, size)))
     zero, infinite = f.eq(size, c(0.0)), f.eq(size, c(math.inf))

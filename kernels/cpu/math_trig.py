@@ -81,8 +81,8 @@ def _sine_cosine(f: Floats, x: Value, short: bool) -> tuple[Value, Value, Value]
     sine = f.fma(cube, f.polynomial(z, SIN32 if short else SIN64), f.mul(tail, near_one))
     cosine = f.mul(f.mul(z, z), f.polynomial(z, COS32 if short else COS64))
     cosine = f.add(f.sub(f.sub(f.c(1.0), near_one), half), f.sub(cosine, f.mul(angle, tail)))
-    # a zero keeps its sign: x + 0 * x
-    return f.bits(shifted), f.select(f.eq(angle, f.c(0.0)), angle, f.add(angle, sine)), f.add(near_one, cosine)
+    sine = f.select(f.eq(x, f.c(0.0)), x, f.add(angle, sine))  # a zero keeps its sign
+    return f.bits(shifted), sine, f.add(near_one, cosine)
 
 
 def _reduce(f: Floats, x: Value) -> tuple[Value, Value, Value]:
@@ -133,7 +133,7 @@ def _write_far_angle(b: Builder, args: tuple[Value, ...]) -> None:
     exponent = b.op("and", b.op("lshr", bits, c(52)), c(0x7FF))
     mantissa = b.op("or", b.op("and", bits, c((1 << 52) - 1)), c(1 << 52))
     # x = mantissa * 2^(exponent - 1075); the window's top bit is worth 2, hence everything above it a multiple of 4
-    start = b.op("sub", exponent, c(1075 - 62))
+    start = b.smax(b.op("sub", exponent, c(1075 - 62)), c(0))  # lanes that are near come here with the far ones
     words = b.table("two_over_pi", "i64", two_over_pi())
     place = b.gep(words, b.op("lshr", start, c(6)), "i64")
     offset = b.op("and", start, c(63))

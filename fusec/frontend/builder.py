@@ -52,6 +52,7 @@ class Builder:
     _names: dict[str, str] = field(default_factory=dict)
     _count: int = 0
     _suffix: dict[str, int] = field(default_factory=dict)
+    _outputs: set[str] = field(default_factory=set)
 
     def fresh_name(self) -> str:
         """A temporary name that no model can contain."""
@@ -194,7 +195,7 @@ class Builder:
             ins = tuple(v if v is None else renamed.get(v.name, v) for v in node.inputs)
             nodes.append(replace(node, inputs=ins, outputs=tuple(renamed[v.name] for v in node.outputs)))
         outs = tuple(renamed.get(v.name, v) for v in out_values)
-        used = {v.name for n in nodes for v in n.operands}
+        used = {v.name for n in nodes for v in n.operands} | {v.name for v in outs}
         weights = {k: w for k, w in self.weights.items() if k in used}
         return Graph(name, tuple(self.inputs), outs, tuple(nodes), weights)
 
@@ -209,7 +210,11 @@ class Builder:
 
     def _output(self, name: str) -> Value:
         value = self.data(self.env[name])
-        if value.name.startswith("\0") and self._names.setdefault(value.name, name) == name:
+        if value.name.startswith("\0") and value.name not in self._outputs:
+            self._names[value.name] = name  # an output's name goes before that of any copy on the way
+            self._outputs.add(value.name)
+            return value
+        if value.name == name:  # the graph passes an input or a weight through under its own name
             return value
         made = Value(self.fresh_name(), value.type)
         native = isinstance(value.type, TensorType) and value.type.shape is not None and value.type.dtype.is_native

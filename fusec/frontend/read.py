@@ -14,7 +14,7 @@ from fusec.frontend.importer import Importer
 from fusec.frontend.messages import clean
 from fusec.frontend.source import Loaded, Source, load_source
 from fusec.frontend.symbols import SymbolTable
-from fusec.frontend.validate import check_graph, check_imports, check_versions, sorted_nodes
+from fusec.frontend.validate import check_graph, check_imports, check_text, check_versions, sorted_nodes
 from fusec.ir.dim import Extent
 from fusec.ir.graph import Graph
 from fusec.ir.types import TensorType, Type
@@ -55,6 +55,7 @@ def read_loaded(
 
 def _read(loaded: Loaded, limits: Limits, dims: dict[str, int], shapes: dict[str, Sequence[int]]) -> Graph:
     model = loaded.proto
+    check_text(model)
     versions = check_versions(model, limits)
     check_graph(model.graph)
     check_imports(model.graph.node, versions, {f.domain for f in model.functions})

@@ -51,6 +51,28 @@ def check_versions(model: onnx.ModelProto, limits: Limits) -> dict[str, int]:
     return versions
 
 
+def check_text(model: onnx.ModelProto) -> None:
+    """ModelError where a name is not text: protobuf hands over bytes that are no UTF-8 as they are."""
+    graphs, functions = [model.graph], list(model.functions)
+    texts: list[object] = [model.graph.name, *(o.domain for o in model.opset_import)]
+    nodes = [n for f in functions for n in f.node]
+    texts += [t for f in functions for t in (f.name, f.domain, *f.input, *f.output, *f.attribute)]
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            nodes.extend(graph.node)
+            texts += [v.name for v in (*graph.input, *graph.output, *graph.initializer)]
+            texts += [d.dim_param for v in graph.input for d in v.type.tensor_type.shape.dim]
+        for node in nodes:
+            texts += (node.name, node.op_type, node.domain, *node.input, *node.output)
+            texts += [t for a in node.attribute for t in (a.name, a.ref_attr_name)]
+            graphs.extend(subgraphs(node))
+        nodes = []
+    bad = next((t for t in texts if not isinstance(t, str)), None)
+    if bad is not None:
+        raise ModelError(f"the model holds a name that is not UTF-8: {clean(str(bad))!r}", hint="the file is damaged")
+
+
 def check_imports(nodes: Iterable[onnx.NodeProto], versions: dict[str, int], local: set[str]) -> None:
     """ModelError where a node's domain has no opset import and no function of the model defines it."""
     for node in nodes:

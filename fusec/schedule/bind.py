@@ -17,6 +17,12 @@ from fusec.schedule.tasks import Grain, Tasks, cut_tasks
 from fusec.schedule.validate import validate
 from fusec.schedule.waits import find_waits
 
+ROOMY = 1 << 20
+"""Bytes of an arena that nobody minds: about what a core's own cache holds."""
+
+WORTHWHILE = 0.75
+"""A tight arena is worth its waits where it has at most this share of the bytes."""
+
 
 def bind_region(
     region: Region,
@@ -44,17 +50,24 @@ def schedule_region(
     *,
     grain: Grain | None = None,
     costs: Costs | None = None,
-    tight: bool = False,
+    tight: bool | None = None,
 ) -> Schedule:
-    """The same for a region that is bound already. `tight` reuses arena bytes in planned order and adds waits for it."""
+    """The same for a region that is bound already.
+
+    `tight` reuses bytes of the arena in planned order, and adds the waits that this takes; None does so where the arena
+    would otherwise be large and much larger (workers that never meet share no bytes on their own).
+    """
     tasks = cut_tasks(region, workers, microseconds, grain or Grain())
     conflicts = find_conflicts(tasks) if workers > 1 else {}
     placed = assign(tasks, conflicts, workers, costs or Costs())
     count, waits, clock = find_waits(placed, placed.need)
     lives = find_lives(region, tasks, placed, clock)
-    arena = place_temps(lives, tight)
-    if tight and workers > 1:
-        count, waits, clock = find_waits(placed, reuse_fronts(tasks, lives, arena, placed.need))
+    arena = place_temps(lives)
+    if workers > 1 and (tight or (tight is None and arena.bytes > ROOMY)):
+        small = place_temps(lives, tight=True)
+        if tight or small.bytes < arena.bytes * WORTHWHILE:
+            arena = small
+            count, waits, _ = find_waits(placed, reuse_fronts(tasks, lives, arena, placed.need))
     most = max((scratch(k) for k in {id(c.kernel): c.kernel for c in region.calls}.values()), default=0)
     schedule = to_tables(region, tasks, placed, count, waits, arena, most)
     validate(schedule, region)

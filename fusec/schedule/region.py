@@ -48,6 +48,11 @@ class Buffer:
     shape: tuple[int, ...]
     bytes: int
 
+    @property
+    def used(self) -> int:
+        """Bytes of its elements, without the padding; 0 for weights."""
+        return prod(self.shape) * self.dtype.itemsize if self.bytes and self.dtype is not None else 0
+
 
 @dataclass(frozen=True, eq=False)
 class BoundCall:
@@ -134,10 +139,10 @@ def _buffers(
             out[name] = _buffer(name, role, values.get(name), symbols)
         shape = call.kernel.shape(operand.name)
         size = prod(shape) * operand.dtype.itemsize
-        if role != "weight" and size > out[name].bytes:
+        if role != "weight" and size > out[name].used:
             raise BugError(
                 f"operand {operand.name} of {call.label} has {size} bytes ({operand.dtype}{list(shape)}), but its value "
-                f"{name} has {out[name].bytes} ({values.get(name)})",
+                f"{name} has {out[name].used} ({values.get(name)})",
                 node=call.label,
             )
     return out

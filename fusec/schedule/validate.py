@@ -221,7 +221,7 @@ def _merged(
             weights = np.array([strides[d] // small for d in mine], np.int64)
             low = (boxes[:, mine, 0] * weights).sum(1)
             high = ((boxes[:, mine, 1] - 1) * weights).sum(1) + 1
-            intervals.append((low, np.where(empty, low, high)))
+            intervals.append((low, np.where(empty, -1, high)))  # nothing starts below -1
     return out
 
 

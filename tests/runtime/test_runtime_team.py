@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -17,7 +18,10 @@ from fake_plan import plan_of, session_of
 from fake_region import TARGET, Chain, microseconds
 from fusec.ir.dim import symbol
 from fusec.kernels.cpu import driver as d
+from fusec.kernels.cpu.build import build
 from fusec.kernels.cpu.driver import driver_source
+from fusec.kernels.cpu.load import call, load
+from fusec.kernels.kernel import Source
 from fusec.runtime.binding import RegionBinding
 from fusec.runtime.frame import Frame
 from fusec.runtime.session import Session
@@ -290,12 +294,34 @@ def test_an_aborted_frame_is_not_used_again() -> None:
     assert not frame.is_running
 
 
+@pytest.mark.skipif(TARGET.level == "neon", reason="MXCSR is a register of x86-64")
 def test_the_driver_sets_and_restores_the_floating_point_mode() -> None:
     """Subnormals are numbers inside a run, whatever the caller's mode, and the caller's mode survives."""
-    chain = Chain(1, N, (0.5,))
-    session = session_of(plan_of(chain), 1)
-    tiny = np.full(40, 1e-40, np.float32)
-    out = session.run({"x": tiny})["y"]
+    mode = """
+        declare void @llvm.x86.sse.stmxcsr(ptr)
+        declare void @llvm.x86.sse.ldmxcsr(ptr)
+        define void @entry(ptr %word, i64 %set, i64 %count, ptr %scratch) {
+          %s = icmp ne i64 %set, 0
+          br i1 %s, label %write, label %read
+        write:
+          call void @llvm.x86.sse.ldmxcsr(ptr %word)
+          ret void
+        read:
+          call void @llvm.x86.sse.stmxcsr(ptr %word)
+          ret void
+        }
+    """
+    access = load(build(Source(mode, "entry", (), 0), TARGET))
+    before, flush, after = ctypes.c_int64(), ctypes.c_int64(0x9FC0), ctypes.c_int64()
+    session = session_of(plan_of(Chain(1, N, (0.5,))), 1)
+    tiny = {"x": np.full(40, 1e-40, np.float32)}
+    session.run(tiny)
+    call(access, ctypes.addressof(before), 0, 0, 0)
+    call(access, ctypes.addressof(flush), 1, 0, 0)
+    out = session.run(tiny)["y"]
+    call(access, ctypes.addressof(after), 0, 0, 0)
+    call(access, ctypes.addressof(before), 1, 0, 0)
+    assert after.value & 0xFFC0 == 0x9FC0
     assert out[0] == np.float32(1e-40) * np.float32(0.5) != 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from fusec.ir.dim import Extent, evaluate
 from fusec.kernels.cpu.build import build
 from fusec.kernels.cpu.emit import emit
 from fusec.kernels.cpu.load import call, load
-from fusec.kernels.kernel import Kernel, StageTiling, Tiling
+from fusec.kernels.kernel import Binary, Kernel, StageTiling, Tiling
 from fusec.target import Target, runs_here
 from fusec.tile.program import TileProgram
 from fusec.tile.reference import run_program
@@ -35,6 +36,12 @@ def aligned(size: int) -> Array:
     return raw[start : start + size]
 
 
+@cache
+def _build(kernel: Kernel, level: str) -> Binary:
+    target = Target("cpu", level)
+    return build(emit(kernel, target), target)
+
+
 def run_kernel(
     kernel: Kernel,
     level: str,
@@ -43,8 +50,7 @@ def run_kernel(
     runs: Sequence[int] | None = None,
 ) -> tuple[dict[str, Array], Array]:
     """Outputs by name and the status block. `runs` cuts the tiles into runs of these lengths."""
-    target = Target("cpu", level)
-    built = build(emit(kernel, target), target)
+    built = _build(kernel, level)
     bound = kernel.bind(params)
     status = np.zeros(4, np.int64)
     arrays: dict[str, Array] = {}

@@ -1,20 +1,21 @@
 """emit_contract: a matrix product as register tiles, with any prologue on its operands and any epilogue on its result.
 
-Loop order, outermost first: batch axes; chunks of rows, whose part of A is computed once into scratch unless it is a plain
-load; groups of panels; panels of B, read where the weight is packed in panels, else packed into scratch; register tiles.
-A group's results go to a small tile in scratch, where the epilogue, an ordinary loop nest, picks them up: so a register
-tile never masks anything. It computes rows and columns past the end as copies of the last ones, and nobody reads them.
+Loop order, outermost first: batch axes; chunks of rows, whose part of A is computed once into scratch unless it is a
+plain load; groups of panels; panels of B, read where the weight is packed in panels, else packed into scratch;
+register tiles. A group's results go to a small tile in scratch, where the epilogue, an ordinary loop nest, picks them
+up: so a register tile never masks anything. It computes rows and columns past the end as copies of the last ones, and
+nobody reads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fusec.errors import BugError
-from fusec.ir.dim import Extent, ceildiv, linear, minimum, product, symbol, symbols_of
-from fusec.ir.expr import Expr, Load, Ref, cast
+from fusec.ir.dim import Extent, linear, minimum, product, symbol
+from fusec.ir.expr import Expr, Load, cast
 from fusec.ir.types import DType
 from fusec.kernels.cpu.builder import Value
 from fusec.kernels.cpu.context import Context, Storage

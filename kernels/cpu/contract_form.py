@@ -1,11 +1,12 @@
 """Recognising a contraction: a stage whose fold is `sum[k](A * B)` with A independent of the columns and B of the rows.
 
-Pure analysis of a tile program: tiling asks it whether the template fits, the emitter what to read and what comes after.
+Pure analysis of a tile program: tiling asks it whether the template fits, the emitter what to read and what comes
+after.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fusec.ir.dim import Extent, symbol, symbols_of
@@ -70,7 +71,7 @@ def contraction(stage: Stage) -> Contraction | None:
         dtype,
         cast(left, dtype),
         cast(right, dtype),
-        _after(stage, fold),
+        _after(stage),
     )
 
 
@@ -113,7 +114,7 @@ def panel_load(c: Contraction) -> str | None:
 _EXPRESSIONS = (Const, Ref, Index, Load, Prim)
 
 
-def _after(stage: Stage, fold: Fold) -> tuple[Statement, ...]:
+def _after(stage: Stage) -> tuple[Statement, ...]:
     """Stores, and the lets that they need without looking through the fold."""
     lets = {s.name: s.value for s in stage.body if isinstance(s, Let)}
     todo: list[Expr] = [
@@ -126,8 +127,3 @@ def _after(stage: Stage, fold: Fold) -> tuple[Statement, ...]:
                 needed.add(x.name)
                 todo.append(lets[x.name])
     return tuple(s for s in stage.body if isinstance(s, Store) or (isinstance(s, Let) and s.name in needed))
-
-
-def depends(e: Extent, names: Sequence[str]) -> bool:
-    """Whether a polynomial mentions one of the names."""
-    return bool(symbols_of(e) & set(names))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fusec.kernels.cpu.builder import Builder, Value, constant
+from fusec.kernels.cpu.builder import Builder, Value
 from fusec.kernels.cpu.contract_tile import TileShape
 
 
@@ -61,8 +61,3 @@ def transpose(b: Builder, rows: Sequence[Value]) -> list[Value]:
                 out[i], out[i | d] = b.shuffle(x, y, upper), b.shuffle(x, y, lower)
         d //= 2
     return out
-
-
-def zero(shape: TileShape) -> Value:
-    """The vector of zeros."""
-    return constant(shape.type, 0.0 if shape.is_float else 0)

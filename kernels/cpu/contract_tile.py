@@ -1,8 +1,9 @@
 """The register tile of a contraction: rows of A times panels of B, accumulated in vector registers.
 
-All the arithmetic of a matrix product happens here. B comes in panels, `width` columns wide and stored k by k, so that each
-step loads whole aligned vectors; A comes as one pointer per row and a step per k. In which order an element is summed
-depends on the register tile alone, never on where in the matrix it lies: results do not depend on how a matrix is cut.
+All the arithmetic of a matrix product happens here. B comes in panels, `width` columns wide and stored k by k, so
+that each step loads whole aligned vectors; A comes as one pointer per row and a step per k. In which order an element
+is summed depends on the register tile alone, never on where in the matrix it lies: results do not depend on how a
+matrix is cut.
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ def emit_tile(
 ) -> list[Value]:
     """The accumulators of one tile, row by row, panel by panel, after `count` steps from `start` (zeros by default).
 
-    `rows` point at A's first element per row, `step` elements before the next. `panels` point at B's first vectors, which
-    lie `panel_step` elements apart.
+    `rows` point at A's first element per row, `step` elements before the next. `panels` point at B's first vectors,
+    which lie `panel_step` elements apart.
     """
     zero = constant(shape.type, 0.0 if shape.is_float else 0)
     size = shape.rows * len(panels) * shape.vectors

@@ -1,0 +1,124 @@
+"""menu: the kernels that a tile program may run as, each with its choices made, each for a range of sizes.
+
+The choices are few: which stages are matrix products on register tiles and which are loop nests, along which axis a
+nest is vectorised, how large a tile is, and which weights lie in panels. All kernels of a menu read a weight in the
+same layout. Tiles never depend on the number of workers, so results do not either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fusec.errors import BugError
+from fusec.ir.dim import symbol
+from fusec.ir.types import DType
+from fusec.kernels.cpu.contract_form import Contraction, contraction, panel_load
+from fusec.kernels.kernel import Guard, Kernel, StageTiling, Tiling, loads_of
+from fusec.kernels.layout import Layout
+from fusec.target import Isa, Target
+from fusec.tile.program import Stage, TileProgram
+from fusec.tiling.lane import best_lane
+from fusec.tiling.tiles import tile_extents
+
+REGISTER_TILES = {"generic": (4, 2), "avx2": (6, 2), "avx512": (12, 2), "neon": (6, 4)}
+"""Rows and vectors of the largest register tile: accumulators, a row of B and one broadcast fill the registers."""
+FEW_ROWS = 4
+"""Up to this many rows a smaller register tile wastes less than it loses."""
+FEW_COLUMNS = 4
+"""Up to this many columns a product is better summed along k."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A kernel of a menu before its tiles are sized: the most rows of a register tile, and when it applies."""
+
+    rows: int
+    guard: Guard | None
+
+
+def menu(program: TileProgram, target: Target) -> tuple[Kernel, ...]:
+    """The kernels for a program, in the order in which `choose` tries them; the last one, or the only one, takes the rest."""
+    isa = target.isa
+    forms = [contraction(s) for s in program.stages]
+    layouts = _layouts(program, forms, isa)
+    out = []
+    for choice in _choices(program, forms, isa):
+        stages = tuple(
+            _stage(program, stage, form, choice, isa, dict(layouts))
+            for stage, form in zip(program.stages, forms, strict=True)
+        )
+        tile = tile_extents(program, stages, forms)
+        out.append(Kernel(program, Tiling(tile, stages, layouts, choice.guard)))
+    return tuple(out)
+
+
+def choose(kernels: Sequence[Kernel], params: Mapping[str, int]) -> Kernel:
+    """The first kernel of a menu whose guard admits a binding."""
+    for kernel in kernels:
+        if kernel.tiling.guard is None or kernel.tiling.guard.admits(params):
+            return kernel
+    raise BugError(f"no kernel of the menu takes {dict(params)}")
+
+
+def _choices(program: TileProgram, forms: Sequence[Contraction | None], isa: Isa) -> list[Choice]:
+    """One choice where the number of rows is known or no parameter, else one row, a few rows, and many rows."""
+    most = REGISTER_TILES[isa.name][0]
+    for form in forms:
+        if form is None or not form.m:
+            continue
+        m = program.axis[form.m].extent
+        for param in program.params:
+            if m == symbol(param):
+                few = [Choice(1, Guard(param, 0, 1)), Choice(min(FEW_ROWS, most), Guard(param, 2, FEW_ROWS))]
+                return [*few, Choice(most, Guard(param, FEW_ROWS + 1, None))]
+    return [Choice(most, None)]
+
+
+def _stage(
+    program: TileProgram,
+    stage: Stage,
+    form: Contraction | None,
+    choice: Choice,
+    isa: Isa,
+    layouts: Mapping[str, Layout],
+) -> StageTiling:
+    if form is None:
+        return StageTiling("nest", best_lane(program, stage, isa))
+    most, vectors = REGISTER_TILES[isa.name]
+    rows = _rows(program, form, choice, most)
+    n = program.axis[form.n].extent
+    panels = panel_load(form)
+    streams = panels in layouts or rows > 1
+    if (isinstance(n, int) and n <= FEW_COLUMNS) or not streams:
+        # one row: copying B into panels first would take longer than the product
+        return StageTiling("nest", best_lane(program, stage, isa))
+    return StageTiling("contract", form.n, rows, vectors)
+
+
+def _rows(program: TileProgram, form: Contraction, choice: Choice, most: int) -> int:
+    if not form.m:
+        return 1
+    m = program.axis[form.m].extent
+    if not isinstance(m, int):
+        return choice.rows
+    # of the tiles that fit, the one that computes the fewest rows for nothing
+    return min(
+        range(min(most, max(1, m)), 0, -1), key=lambda r: (-(-m // r) * r - m) / max(1, m) + 0.5 * (most - r) / most
+    )
+
+
+def _layouts(program: TileProgram, forms: Sequence[Contraction | None], isa: Isa) -> tuple[tuple[str, Layout], ...]:
+    """Panels for each weight that only matrix products read, as `w[.., k, n]`."""
+    vectors = REGISTER_TILES[isa.name][1]
+    out = []
+    for o in program.operands:
+        users = [(s, f) for s, f in zip(program.stages, forms, strict=True) if loads_of(s, o.name)]
+        if o.role != "weight" or not users or o.dtype in (DType.F16, DType.BF16):
+            continue
+        if all(f is not None and panel_load(f) == o.name and len(set(loads_of(s, o.name))) == 1 for s, f in users):
+            width = vectors * isa.lanes * 4 // o.dtype.itemsize
+            small = any(isinstance(e := program.axis[f.n].extent, int) and e <= FEW_COLUMNS for _, f in users if f)
+            if not small:
+                out.append((o.name, Layout.panels(len(o.shape), width)))
+    return tuple(out)

@@ -1,0 +1,54 @@
+"""How long a tile takes, estimated from what it computes and moves: for balancing workers, not for choosing kernels."""
+
+from __future__ import annotations
+
+from fusec.ir.expr import TRANSCENDENTAL, Prim, walk
+from fusec.kernels.kernel import BoundKernel
+from fusec.target import Target
+from fusec.tile.program import Fold, Stage
+
+PRODUCT_RATE = {"generic": 12e3, "avx2": 55e3, "avx512": 95e3, "neon": 25e3}
+"""Flops per microsecond of matrix products on register tiles, one core."""
+NEST_RATE = {"generic": 1.5e3, "avx2": 4e3, "avx512": 7e3, "neon": 2e3}
+"""Operations per microsecond of vectorised loop nests."""
+BYTES_RATE = 15e3
+"""Bytes per microsecond from beyond the second level cache."""
+TRANSCENDENTAL_OPERATIONS = 8.0
+TILE_OVERHEAD = 0.05
+"""Microseconds to enter a tile."""
+
+
+def tile_microseconds(bound: BoundKernel, target: Target) -> float:
+    """Microseconds of one average tile on one core."""
+    if bound.tiles == 0:
+        return 0.0
+    busy = 0.0
+    for stage, tiling in zip(bound.kernel.program.stages, bound.kernel.tiling.stages, strict=True):
+        points = 1.0
+        for a in stage.axis_names:
+            points *= bound.extents[a]
+        folded = points
+        for f in stage.folds:
+            folded *= bound.extents[f.name]
+        if tiling.template == "contract":
+            busy += 2.0 * folded / PRODUCT_RATE[target.level]
+            folded = 0.0
+        busy += (points * _operations(stage, inside=False) + folded * _operations(stage, inside=True)) / NEST_RATE[
+            target.level
+        ]
+    return TILE_OVERHEAD + max(busy / bound.tiles, bound.bytes / BYTES_RATE)
+
+
+def _operations(stage: Stage, inside: bool) -> float:
+    """Operations per point, of the folds' arguments or of everything else; each statement counts for its memory access."""
+    total = 0.0
+    for s in stage.body:
+        if isinstance(s, Fold) is inside:
+            expressions = s.args if isinstance(s, Fold) else (s.value,)
+            for e in expressions:
+                total += 1.0 + sum(_weight(x.name) for x in walk(e) if isinstance(x, Prim))
+    return total
+
+
+def _weight(name: str) -> float:
+    return TRANSCENDENTAL_OPERATIONS if name in TRANSCENDENTAL else 1.0

@@ -1,0 +1,94 @@
+"""The lane axis of a nest: along which axis a stage is vectorised, by how its loads and stores then reach memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fusec.ir.dim import Dim, Extent, linear, product
+from fusec.ir.expr import Expr, Load, walk
+from fusec.target import Isa
+from fusec.tile.program import Fold, Let, Stage, Store, TileProgram
+
+INVARIANT, CONTIGUOUS = 0.3, 1.0
+"""Cost of a vector's worth of an access that does not move along the lane, and of one that moves by one element."""
+INSIDE = 4.0
+"""How much more an access counts where the fold loops repeat it."""
+
+
+def best_lane(program: TileProgram, stage: Stage, isa: Isa) -> str:
+    """The cheapest axis; "" where the stage has none. Of equals a stage axis before a fold axis, inner before outer."""
+    candidates = [*reversed(stage.axis_names), *(f.name for f in reversed(stage.folds))]
+    if not candidates:
+        return ""
+    return min(candidates, key=lambda a: _cost(program, stage, a, isa) + 1e-6 * candidates.index(a))
+
+
+def _cost(program: TileProgram, stage: Stage, axis: str, isa: Isa) -> float:
+    total, inside_names = 0.0, _inside_names(stage)
+    is_fold = axis in [f.name for f in stage.folds]
+    for operand, index, inside in _accesses(stage, inside_names):
+        if program.operand[operand].role == "scalar":
+            continue
+        one = _access_cost(program, operand, index, axis, isa)
+        if inside:
+            total += INSIDE * one
+        elif is_fold:
+            total += CONTIGUOUS  # after a fold along the lane there is one number left, not a vector
+        else:
+            total += one
+    extent = program.axis[axis].extent
+    waste = isa.lanes / extent if isinstance(extent, int) and 0 < extent < isa.lanes else 1.0
+    return total * waste
+
+
+def _access_cost(program: TileProgram, operand: str, index: Sequence[Extent | Expr], axis: str, isa: Isa) -> float:
+    step = stride(program, operand, index, axis)
+    if step == 0:
+        return INVARIANT
+    return CONTIGUOUS if step == 1 else float(isa.lanes)
+
+
+def stride(program: TileProgram, operand: str, index: Sequence[Extent | Expr], axis: str) -> Extent | None:
+    """Elements between neighbours along an axis in the row-major operand; None where that is no polynomial."""
+    shape = program.operand[operand].shape
+    total: Extent = 0
+    for d, i in enumerate(index):
+        if not isinstance(i, int | Dim):
+            if any(isinstance(x, Load) and _moves(x, axis) for x in walk(i)):
+                return None
+            continue
+        split = linear(i, [axis])
+        if split is None:
+            return None
+        total = total + split[1].get(axis, 0) * product(shape[d + 1 :])
+    return total
+
+
+def _moves(load: Load, axis: str) -> bool:
+    return any(isinstance(i, Dim) and axis in i.symbols for i in load.index)
+
+
+def _inside_names(stage: Stage) -> frozenset[str]:
+    """The lets that only a fold's arguments need."""
+    from fusec.ir.expr import Ref
+
+    lets = {s.name: s.value for s in stage.body if isinstance(s, Let)}
+    todo = [a for s in stage.body if isinstance(s, Fold) for a in s.args]
+    found = set[str]()
+    while todo:
+        for x in walk(todo.pop()):
+            if isinstance(x, Ref) and x.name in lets and x.name not in found:
+                found.add(x.name)
+                todo.append(lets[x.name])
+    return frozenset(found)
+
+
+def _accesses(stage: Stage, inside_names: frozenset[str]) -> list[tuple[str, tuple[Extent | Expr, ...], bool]]:
+    out: list[tuple[str, tuple[Extent | Expr, ...], bool]] = []
+    for s in stage.body:
+        expressions: Sequence[Expr] = s.args if isinstance(s, Fold) else (s.value,)
+        inside = isinstance(s, Fold) or (isinstance(s, Let) and s.name in inside_names)
+        out += [(x.operand, x.index, inside) for e in expressions for x in walk(e) if isinstance(x, Load)]
+        if isinstance(s, Store):
+            out.append((s.operand, s.index, False))
+    return out

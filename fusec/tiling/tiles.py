@@ -1,0 +1,147 @@
+"""Tile extents, as polynomials of a program's parameters: enough work to pay for a task, little enough to share out.
+
+A tile should take 5 to 50 us and keep what it touches twice in the first or second level cache. The scheduler joins
+tiles into runs; so a tile may be small, and is so where that costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fusec.ir.dim import Dim, Extent, ceildiv, floordiv, maximum, minimum, product, symbols_of
+from fusec.ir.expr import Load
+from fusec.kernels.cpu.contract_form import Contraction, panel_load, plain_load
+from fusec.kernels.kernel import StageTiling
+from fusec.tile.program import Stage, TileProgram
+
+TILE_BYTES = 32 << 10
+"""What a tile of rows or of a map reads and writes: the first level cache."""
+LINE = 64
+"""Elements that a map's tile is a multiple of, along the lane."""
+PRODUCT_FLOPS = 3_000_000
+"""About 40 us of a matrix product on one core with AVX2."""
+GEMV_WEIGHTS = 16 << 10
+"""Weights that a tile of a vector-matrix product reads: few, so that even a small layer can be split."""
+MOST_ROWS = 66
+"""Rows of a product's tile: they share each panel of B."""
+COLUMNS = 64
+"""Columns of a product's tile at least: as many as one epilogue takes."""
+COLUMNS_AFTER_PROLOGUE = 256
+"""... where each tile computes its part of A first."""
+PANEL_ELEMENTS = 64 << 10
+"""Elements of the locals of a chain's tile: 256 KiB, in the second level cache with the weights going past."""
+
+
+def tile_extents(
+    program: TileProgram, stages: Sequence[StageTiling], forms: Sequence[Contraction | None]
+) -> tuple[tuple[str, Extent], ...]:
+    """Axis -> tile extent, for the task axes in order."""
+    products = [(s, f) for s, f in zip(stages, forms, strict=True) if f is not None and s.template == "contract"]
+    if products:
+        return _product_tiles(program, products)
+    return _plain_tiles(program, [s.lane for s in stages])
+
+
+def _plain_tiles(program: TileProgram, lanes: Sequence[str]) -> tuple[tuple[str, Extent], ...]:
+    """From the innermost task axis outwards: as many points as fit into the budget of bytes."""
+    size: Extent = maximum(1, _bytes_per_point(program))
+    out = []
+    for axis in reversed(program.axes):
+        unit = LINE if axis.name in lanes else 1
+        tile: Extent = unit * maximum(1, floordiv(TILE_BYTES, size * unit))
+        out.append((axis.name, 1 if axis.sequential else tile))
+        size = size * maximum(1, axis.extent)
+    return tuple(reversed(out))
+
+
+def _bytes_per_point(program: TileProgram) -> Extent:
+    """Bytes that one point of the task axes reads and writes of operands that depend on it."""
+    task = {a.name for a in program.axes}
+    seen: dict[str, Extent] = {}
+    for stage in program.stages:
+        accesses = [(x.operand, x.index) for x in stage.loads()] + [(s.operand, s.index) for s in stage.stores]
+        for name, index in accesses:
+            operand = program.operand[name]
+            if not any(isinstance(i, Dim) and symbols_of(i) & task for i in index):
+                continue
+            own = [
+                d for d, i in zip(operand.shape, index, strict=True) if not isinstance(i, int) and not _uses(i, task)
+            ]
+            seen[name] = product(own) * operand.dtype.itemsize
+    total: Extent = 0
+    for n in seen.values():
+        total = total + n
+    return total
+
+
+def _uses(i: object, task: set[str]) -> bool:
+    if isinstance(i, Dim):
+        return bool(symbols_of(i) & task)
+    return isinstance(i, Load) and any(_uses(j, task) for j in i.index)
+
+
+def _product_tiles(
+    program: TileProgram, products: Sequence[tuple[StageTiling, Contraction]]
+) -> tuple[tuple[str, Extent], ...]:
+    names = [a.name for a in program.axes]
+    rows = max(s.rows for s, _ in products)
+    n_task = [f for _, f in products if f.n in names]
+    depth: Extent = 1
+    for _, f in products:
+        depth = maximum(depth, f.k.extent)
+    columns = _columns(program, products[0][0], products[0][1], depth) if n_task else None
+    out: dict[str, Extent] = {a.name: 1 for a in program.axes}
+    for _, f in products:
+        if f.m in out:
+            out[f.m] = _rows(program, f, rows, depth, columns)
+        if f.n in out and columns is not None:
+            out[f.n] = columns
+    return tuple(out.items())
+
+
+def _columns(program: TileProgram, tiling: StageTiling, form: Contraction, depth: Extent) -> Extent:
+    if tiling.rows == 1:
+        return COLUMNS * maximum(1, floordiv(GEMV_WEIGHTS, COLUMNS * depth))
+    return COLUMNS if _is_direct(program, form) else COLUMNS_AFTER_PROLOGUE
+
+
+def _rows(program: TileProgram, form: Contraction, rows: int, depth: Extent, columns: Extent | None) -> Extent:
+    """A multiple of the register tile's rows, and tiles of about equal size."""
+    if rows == 1:
+        return 1
+    extent = program.axis[form.m].extent
+    most = MOST_ROWS // rows * rows
+    limit: Extent
+    if columns is None:
+        limit = floordiv(PANEL_ELEMENTS, maximum(1, _panel(program)))
+    else:
+        limit = floordiv(PRODUCT_FLOPS, 2 * columns * depth)
+    if panel_load(form) is None and columns is None:
+        limit = most  # every tile packs all of B
+    limit = maximum(2 * rows, minimum(most, limit))
+    tiles = maximum(1, ceildiv(extent, limit))
+    return rows * maximum(1, ceildiv(ceildiv(extent, tiles), rows))
+
+
+def _panel(program: TileProgram) -> Extent:
+    """Elements of the locals per row of the task: what the stages of a chain hand on."""
+    task = {a.name for a in program.axes}
+    total: Extent = 0
+    for o in program.operands:
+        if o.role == "local":
+            own = [d for d, i in zip(o.shape, _index(program.stages, o.name), strict=False) if not _uses(i, task)]
+            total = total + product(own)
+    return total
+
+
+def _index(stages: Sequence[Stage], operand: str) -> Sequence[object]:
+    for stage in stages:
+        for store in stage.stores:
+            if store.operand == operand:
+                return store.index
+    return ()
+
+
+def _is_direct(program: TileProgram, form: Contraction) -> bool:
+    load = plain_load(form.left)
+    return load is not None and program.operand[load[0]].dtype is form.dtype

@@ -1,0 +1,165 @@
+"""The menu: what is tiled how, and that every kernel of it computes the right thing for the sizes that it takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fusec.kernels.kernel import Kernel
+from fusec.target import ISAS, Target
+from fusec.tile.text import parse_program
+from fusec.tiling.choose import choose, menu
+from fusec.tiling.cost import tile_microseconds
+
+TARGETS = [Target("cpu", n) for n in ("generic", "avx2", "avx512", "neon")]
+GEMM = """
+program gemm(M, K, N)
+task m: M, n: N
+input x: f32[M, K]
+weight w: f32[K, N]
+output y: f32[M, N]
+stage m, n
+  t = sum[k: K](x[m, k] * w[k, n])
+  y[m, n] = max(t, 0.0)
+"""
+CHAIN = """
+program chain(M, K, L, N)
+task m: M
+input x: f32[M, K]
+weight w: f32[K, L], v: f32[L, N]
+local h: f32[M, L]
+output y: f32[M, N]
+stage m, l: L
+  t = sum[k: K](x[m, k] * w[k, l])
+  h[m, l] = max(t, 0.0)
+stage m, n: N
+  u = sum[l: L](h[m, l] * v[l, n])
+  y[m, n] = u
+"""
+SOFTMAX = """
+program softmax(M, N)
+task m: M
+input x: f32[M, N]
+local t: f32[M], d: f32[M]
+output y: f32[M, N]
+stage m
+  h = max[n: N](x[m, n])
+  t[m] = h
+stage m
+  s = sum[n: N](exp(x[m, n] - t[m]))
+  d[m] = 1.0 / s
+stage m, n: N
+  y[m, n] = exp(x[m, n] - t[m]) * d[m]
+"""
+
+
+def sizes(kernel: Kernel, **params: int) -> tuple[dict[str, int], int]:
+    bound = kernel.bind(params)
+    return bound.tile, bound.tiles
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_products_by_number_of_rows(target: Target) -> None:
+    kernels = menu(parse_program(GEMM), target)
+    for m, rows in [(0, 1), (1, 1), (2, 4), (4, 4)]:
+        stage = choose(kernels, {"M": m, "K": 8, "N": 8}).tiling.stages[0]
+        assert (stage.template, stage.rows) == ("contract", min(rows, stage.rows))
+    assert choose(kernels, {"M": 5, "K": 8, "N": 8}).tiling.stages[0].rows == max(
+        k.tiling.stages[0].rows for k in kernels
+    )
+    assert len({k.tiling.layouts for k in kernels}) == 1, "one layout of a weight for all sizes"
+    ((name, layout),) = kernels[0].tiling.layouts
+    assert name == "w"
+    assert layout.factors[0].block == kernels[0].tiling.stages[0].vectors * ISAS[target.level].lanes
+
+
+def test_tiles_of_products() -> None:
+    kernels = menu(parse_program(GEMM), Target("cpu", "avx2"))
+    tile, tiles = sizes(choose(kernels, {"M": 128}), M=128, K=384, N=384)
+    assert tile["m"] % 6 == 0
+    assert tile["n"] % 16 == 0
+    assert 4 <= tiles <= 64
+    for m, k, n in [
+        (1, 256, 256),
+        (128, 384, 384),
+        (128, 1536, 384),
+        (1024, 1024, 1024),
+        (1, 0, 16),
+        (0, 16, 16),
+        (7, 1, 1),
+    ]:
+        kernel = choose(kernels, {"M": m, "K": k, "N": n})
+        bound = kernel.bind({"M": m, "K": k, "N": n})
+        assert bound.tile["n"] % 16 == 0 or bound.tile["n"] == n
+        assert tile_microseconds(bound, Target("cpu", "avx2")) < 100
+    assert sizes(choose(kernels, {"M": 1}), M=1, K=256, N=256)[1] >= 4, "small layers can be split"
+
+
+def test_chains_keep_their_panel_small() -> None:
+    kernels = menu(parse_program(CHAIN), Target("cpu", "avx2"))
+    for width in (16, 1536, 100_000):
+        kernel = choose(kernels, {"M": 128})
+        tile = kernel.bind({"M": 128, "K": 384, "L": width, "N": 384}).tile["m"]
+        assert 6 <= tile <= 66
+        assert tile * width <= 1 << 17 or tile == 12
+    assert {n for n, _ in kernels[0].tiling.layouts} == {"w", "v"}
+
+
+def test_row_programs() -> None:
+    (kernel,) = menu(parse_program(SOFTMAX), Target("cpu", "avx2"))
+    assert [s.lane for s in kernel.tiling.stages] == ["n", "n", "n"]
+    assert sizes(kernel, M=1000, N=512)[0]["m"] == 7
+    assert sizes(kernel, M=1000, N=1 << 20)[0]["m"] == 1
+    assert sizes(kernel, M=1000, N=0)[0]["m"] > 1
+
+
+def test_lanes_follow_memory() -> None:
+    columns = parse_program(
+        "program p(M, N)\ntask n: N\ninput x: f32[M, N]\noutput y: f32[N]\nstage n\n  s = sum[m: M](x[m, n])\n  y[n] = s\n"
+    )
+    assert menu(columns, TARGETS[1])[0].tiling.stages[0].lane == "n"
+    rows = parse_program(
+        "program p(M, N)\ntask m: M\ninput x: f32[M, N]\noutput y: f32[M]\nstage m\n  s = sum[n: N](x[m, n])\n  y[m] = s\n"
+    )
+    assert menu(rows, TARGETS[1])[0].tiling.stages[0].lane == "n"
+
+
+def test_maps_have_whole_vectors() -> None:
+    program = parse_program("program p(N)\ntask n: N\ninput x: f32[N]\noutput y: f32[N]\nstage n\n  y[n] = exp(x[n])\n")
+    (kernel,) = menu(program, TARGETS[1])
+    assert sizes(kernel, N=100_000) == ({"n": 4096}, 25)
+    assert sizes(kernel, N=3) == ({"n": 3}, 1)
+
+
+def test_weights_read_in_two_ways_stay_as_they_are() -> None:
+    both = CHAIN.replace("v: f32[L, N]", "v: f32[L, N]").replace("y[m, n] = u", "y[m, n] = u + w[0, n]")
+    assert {n for n, _ in menu(parse_program(both), TARGETS[1])[0].tiling.layouts} == {"v"}
+    shared = CHAIN.replace("v[l, n]", "w[l, n]").replace(", v: f32[L, N]", "")
+    assert {n for n, _ in menu(parse_program(shared), TARGETS[1])[0].tiling.layouts} == {"w"}
+
+
+def test_one_row_against_a_computed_matrix_is_a_nest() -> None:
+    text = GEMM.replace("weight w: f32[K, N]", "input w: f32[N, K]").replace("w[k, n]", "w[n, k]")
+    kernels = menu(parse_program(text), TARGETS[1])
+    stage = choose(kernels, {"M": 1}).tiling.stages[0]
+    assert (stage.template, stage.lane) == ("nest", "k")
+    assert choose(kernels, {"M": 9}).tiling.stages[0].template == "contract"
+
+
+def test_known_extents_give_one_kernel() -> None:
+    (kernel,) = menu(
+        parse_program(GEMM.replace("M, K, N)", "K, N)").replace("m: M", "m: 8").replace("[M,", "[8,")), TARGETS[1]
+    )
+    assert kernel.tiling.stages[0].rows == 4
+    (column,) = menu(parse_program(GEMM.replace("M, K, N)", "K)").replace("M", "8").replace("N", "1")), TARGETS[1])
+    assert column.tiling.stages[0].template == "nest"
+
+
+def test_estimates_grow_with_the_work() -> None:
+    (kernel,) = menu(parse_program(SOFTMAX), TARGETS[1])
+    times = [
+        tile_microseconds(kernel.bind({"M": 100, "N": n}), TARGETS[1]) * kernel.bind({"M": 100, "N": n}).tiles
+        for n in (10, 100, 1000)
+    ]
+    assert np.all(np.diff(times) > 0)
+    assert tile_microseconds(kernel.bind({"M": 0, "N": 4}), TARGETS[1]) == 0

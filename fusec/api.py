@@ -13,7 +13,7 @@ from fusec.knobs import Knobs, Limits
 from fusec.plan.plan import Plan
 from fusec.runtime.session import Session
 from fusec.target import Target
-from fusec.trace import Trace
+from fusec.trace import STAGES, Trace
 
 if TYPE_CHECKING:
     from fusec.cache import ObjectCache
@@ -156,8 +156,15 @@ def open_session(
 ) -> Session:
     """A Session over a plan: kernels come from the cache of machine code, missing ones are built."""
     trace = trace or new_trace()
+    if not plan.target.runs_here:
+        from fusec.plan.retarget import retarget
+        from fusec.target import host
+
+        trace.log(STAGES, lambda: f"the plan is for {plan.target}: its kernels are made again for {host()}")
+        with trace.stage("retarget"):
+            plan = retarget(plan, host())
     with trace.stage("codegen"):
-        return Session(plan, threads=threads, limits=limits or Knobs.read().limits)
+        return Session(plan, threads=threads, limits=limits or Knobs.read().limits, cache=open_cache())
 
 
 def open_cache() -> ObjectCache:

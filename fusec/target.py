@@ -48,12 +48,19 @@ class Target:
             if level in ISAS:
                 return Target("cpu", level)
             raise UsageError(f"unknown CPU level {level!r}", hint=nearest(level, sorted(ISAS)))
-        raise UsageError(f"unknown device {text!r}", hint="this version runs on 'cpu' ('cpu:generic', 'cpu:avx2', 'cpu:avx512')")
+        raise UsageError(
+            f"unknown device {text!r}", hint="this version runs on 'cpu' ('cpu:generic', 'cpu:avx2', 'cpu:avx512')"
+        )
 
     @property
     def isa(self) -> Isa:
         """The CPU instruction level. KeyError for other devices."""
         return ISAS[self.level]
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this machine can execute code for it."""
+        return self.kind == "cpu" and runs_here(self.level)
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.level}"

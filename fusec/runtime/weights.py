@@ -8,8 +8,7 @@ import numpy.typing as npt
 
 from fusec.errors import BugError
 from fusec.ir.types import TensorType
-from fusec.kernels.layout import Layout
-from fusec.plan.plan import Plan
+from fusec.plan.plan import Plan, layout_key
 from fusec.runtime.memory import address_of, aligned
 from fusec.schedule.region import BoundCall
 
@@ -39,29 +38,22 @@ class Weights:
         layout = call.kernel.kernel.layouts[operand]
         value = dict(call.call.operands)[operand]
         for name in (value, self._plan.root(value)):
-            found = self._addresses.get((name, str(layout)))
+            found = self._addresses.get((name, layout_key(layout)))
             if found is not None:
                 return found
-            plain = [t for t in self._layouts.get(name, ()) if _is_row_major(Layout.parse(t))]
-            if plain and _is_row_major(layout):  # a reshape of it: the same bytes in the same order
-                return self._addresses[name, plain[0]]
         raise BugError(f"{call.label}: the plan has no weight {value!r} in layout {layout}", node=call.label)
 
     def logical(self, name: str) -> npt.NDArray[Any]:
         """The constant as a plain array that nobody may write to."""
         if name not in self._logical:
-            layout = self._layouts[name][0]
+            layout = min(self._layouts[name])  # row-major, whose key is empty, where it is stored
             weight = self._plan.weights[name, layout]
             kind = weight.value.type
             if not isinstance(kind, TensorType) or not kind.is_static:
                 raise BugError(f"weight {name!r} has type {kind}")
             shape = [int(d) for d in kind.dims if isinstance(d, int)]
             stored = self._stored[name, layout]
-            plain = stored.reshape(shape) if _is_row_major(weight.layout) else weight.layout.unpack(stored, shape)
+            plain = stored.reshape(shape) if weight.layout.is_row_major else weight.layout.unpack(stored, shape)
             self._logical[name] = plain.view()
             self._logical[name].flags.writeable = False
         return self._logical[name]
-
-
-def _is_row_major(layout: Layout) -> bool:
-    return layout == Layout.row_major(len(layout.factors))

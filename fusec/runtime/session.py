@@ -85,6 +85,7 @@ class Session:
             microseconds or _estimate(plan),
         )
         self._names = tuple(v.name for v in plan.outputs)
+        self._all = frozenset(self._names)
         self._shapes: dict[tuple[Any, ...], _Bound] = {}
         self._steps = Steps(plan, self._planner, self._forget)
         self._direct = _is_direct(plan)
@@ -121,11 +122,10 @@ class Session:
     def run_list(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> list[Any]:
         """The same as a list, in the order asked for; a name may be asked for twice."""
         wanted = self._names if outputs is None else outputs
-        if self._fast is not None and (found := self._fast(feeds)) is not None and len(found) == len(wanted):
-            try:
-                return [found[n] for n in wanted]
-            except KeyError:
-                pass
+        if self._fast is not None and not isinstance(wanted, str) and set(wanted) == self._all:
+            found = self._fast(feeds)
+            if found is not None:
+                return _distinct([found[n] for n in wanted])
         return self._run(feeds, wanted)
 
     def __call__(self, *arrays: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fusec.ir.graph import Graph
+from fusec.kernels.templates import accepts
 from fusec.passes.fusion.fuse_chain import fuse_chain
 from fusec.passes.fusion.fuse_epilogue import fuse_epilogue
 from fusec.passes.fusion.fuse_pointwise import fuse_pointwise
@@ -21,7 +22,7 @@ from fusec.passes.graph.share_common import share_common
 from fusec.passes.graph.simplify_algebra import simplify_algebra
 from fusec.passes.graph.simplify_views import simplify_views
 from fusec.rewrite.fused import FusedGraph
-from fusec.rewrite.fusion import Accepts, FusionPass, accept_all, fuse
+from fusec.rewrite.fusion import Accepts, FusionPass, fuse
 from fusec.rewrite.graph_pass import PassContext
 from fusec.rewrite.pipeline import FixPoint, Pipeline, Selection, run_pipeline, select, select_plain
 
@@ -58,7 +59,7 @@ def optimise(graph: Graph, context: PassContext) -> Graph:
     return run_pipeline(graph, select(GRAPH_PASSES, Selection.of(context.selection)), context)
 
 
-def fuse_default(graph: Graph, context: PassContext, accepts: Accepts = accept_all) -> FusedGraph:
+def fuse_default(graph: Graph, context: PassContext, accepts: Accepts = accepts) -> FusedGraph:
     """Fuse with the default rules, as the context's selection changes them."""
     rules = select_plain(FUSION_PASSES, Selection.of(context.selection), FusionPass)
     return fuse(graph, rules, context, accepts)

@@ -22,7 +22,7 @@ Bound = Value | Known
 """What an ONNX name stands for: a value of the graph, or contents that became no node (yet)."""
 
 
-class NotNative(Exception):  # noqa: N818  # a decision, not an error: the node becomes opaque
+class NotNative(Exception):  # a decision, not an error: the node becomes opaque
     """Raised by a row of the table that cannot express this use of its op; the text says why."""
 
 
@@ -75,6 +75,7 @@ class Builder:
     def constant(self, array: npt.NDArray[Any]) -> Value:
         """A constant that a decomposition needs; equal small ones are shared."""
         array = np.ascontiguousarray(array).reshape(np.shape(array))
+        key: tuple[DType, tuple[int, ...], bytes]
         key = (DType.of(array.dtype), tuple(array.shape), array.tobytes() if array.size <= 4096 else b"")
         if key in self._constants:
             return self._constants[key]
@@ -121,7 +122,7 @@ class Builder:
 
     def _find_contents(self, value: Value) -> Known | None:
         t = value.type
-        if not isinstance(t, TensorType) or t.dtype is not DType.BOOL and not t.dtype.is_integer:
+        if not isinstance(t, TensorType) or (t.dtype is not DType.BOOL and not t.dtype.is_integer):
             return None
         array = self.array(value)
         if array is None:

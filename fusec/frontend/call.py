@@ -64,7 +64,7 @@ class Call:
         found = self.__dict__.get("_attrs")
         if found is None:
             found = self.__dict__["_attrs"] = attribute_values(self.proto)
-        return found  # type: ignore[no-any-return]
+        return found
 
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute, or the default."""

@@ -55,9 +55,13 @@ def open_inside(folder: Path, location: str, where: str) -> int:
     shown = clean(location)
     parts = PurePosixPath(location).parts
     if "\0" in location or not parts or PurePosixPath(location).is_absolute() or PureWindowsPath(location).anchor:
-        raise ModelError(f"{where}: external data at {shown!r}", hint="the location must be relative to the model's folder")
+        raise ModelError(
+            f"{where}: external data at {shown!r}", hint="the location must be relative to the model's folder"
+        )
     if ".." in parts:
-        raise ModelError(f"{where}: external data at {shown!r} leaves the model's folder", hint="put the data beside it")
+        raise ModelError(
+            f"{where}: external data at {shown!r} leaves the model's folder", hint="put the data beside it"
+        )
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for i, part in enumerate(parts):
@@ -120,7 +124,9 @@ def _load(
     fd: int, offset: int, length: int, dtype: DType, shape: tuple[int, ...], checksum: str, where: str
 ) -> npt.NDArray[Any]:
     if dtype is DType.STRING or dtype.itemsize * int(np.prod(shape, dtype=np.int64)) != length:
-        raise ModelError(f"{where}: external data of {dtype} is not supported", hint="store this tensor in the model file")
+        raise ModelError(
+            f"{where}: external data of {dtype} is not supported", hint="store this tensor in the model file"
+        )
     if length == 0:
         return np.zeros(shape, dtype.numpy)
     stored = dtype.numpy.newbyteorder("<") if dtype.itemsize > 1 and dtype.numpy.kind != "V" else dtype.numpy

@@ -68,11 +68,11 @@ class Inliner:
         self.calls += 1
         prefix = f"{origin}/{self.calls}/"
         names = {n: prefix + n for node in f.node for n in node.output if n}
-        names |= {formal: "" for formal in f.input[len(call.input) :]}
+        names |= dict.fromkeys(f.input[len(call.input) :], "")
         names |= dict(zip(f.input, call.input, strict=False))
         attributes = {a.name: a for a in f.attribute_proto} | {a.name: a for a in call.attribute}
         versions = opset_versions(f.opset_import)
-        body = []
+        body: list[tuple[onnx.NodeProto, Mapping[str, int], str]] = []
         for i, node in enumerate(f.node):
             body.append((renamed(node, names, attributes), versions, f"{origin}/{_origin(node, i)}"))
         for formal, actual in zip(f.output, call.output, strict=False):

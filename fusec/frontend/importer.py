@@ -43,7 +43,9 @@ class Importer:
                 continue
             self.count += 1
             if self.count > self.builder.limits.max_nodes:
-                raise ResourceError(f"the model has more than {self.builder.limits.max_nodes} nodes", hint="see --max-nodes")
+                raise ResourceError(
+                    f"the model has more than {self.builder.limits.max_nodes} nodes", hint="see --max-nodes"
+                )
             branch = self._taken_branch(flat)
             if branch is not None:
                 stack.append(branch)

@@ -136,5 +136,5 @@ def larger(a: Extent, b: Extent) -> Extent:
 def _fits(v: int, dtype: DType) -> bool:
     if dtype is DType.BOOL:
         return v in (0, 1)
-    info = np.iinfo(dtype.numpy)
-    return bool(info.min <= v <= info.max)
+    half = 1 << (8 * dtype.itemsize - 1)
+    return -half <= v < half if dtype.is_signed else 0 <= v < 2 * half

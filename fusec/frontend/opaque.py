@@ -24,9 +24,7 @@ SMALL = 4096
 """Constants up to this many elements are shown to ONNX's shape inference."""
 
 
-def make_opaque(
-    call: Call, refusals: Refusals, why: str, refused: Contradiction | None = None
-) -> tuple[Value, ...]:
+def make_opaque(call: Call, refusals: Refusals, why: str, refused: Contradiction | None = None) -> tuple[Value, ...]:
     """Append the node as a host step. Captured outer values of its subgraphs become further inputs."""
     captures = captured_names(call.proto)
     bounds: list[Bound | None] = [*call.inputs, *(_captured(call, name) for name in captures)]
@@ -38,7 +36,7 @@ def make_opaque(
     proto = onnx.NodeProto()
     proto.CopyFrom(call.proto)
     proto.ClearField("doc_string")
-    outputs = call.builder.add_opaque(
+    return call.builder.add_opaque(
         inputs,
         types,
         call.origin,
@@ -49,7 +47,6 @@ def make_opaque(
         captures=captures,
         why=why,
     )
-    return outputs
 
 
 def identity_node() -> dict[str, Any]:
@@ -57,7 +54,14 @@ def identity_node() -> dict[str, Any]:
     proto = onnx.helper.make_node("Identity", ["x"], ["y"])
     opsets = (("", int(onnx.defs.onnx_opset_version())),)
     data = proto.SerializeToString(deterministic=True)
-    return {"op_type": "Identity", "domain": "", "proto": data, "opsets": opsets, "captures": (), "why": "an output of its own"}
+    return {
+        "op_type": "Identity",
+        "domain": "",
+        "proto": data,
+        "opsets": opsets,
+        "captures": (),
+        "why": "an output of its own",
+    }
 
 
 def _captured(call: Call, name: str) -> Bound:
@@ -146,9 +150,7 @@ def _from_proto(proto: onnx.TypeProto, back: dict[str, Extent], symbols: SymbolT
     return TensorType(DType.F32, None)
 
 
-def _dim_from_proto(
-    d: onnx.TensorShapeProto.Dimension, back: dict[str, Extent], symbols: SymbolTable
-) -> Extent:
+def _dim_from_proto(d: onnx.TensorShapeProto.Dimension, back: dict[str, Extent], symbols: SymbolTable) -> Extent:
     if d.HasField("dim_value") and d.dim_value >= 0:
         return int(d.dim_value)
     return back[d.dim_param] if d.dim_param in back else symbols.fresh()

@@ -93,7 +93,7 @@ def _pool(call: Call) -> Sequence[Type]:
     "ScatterElements", "ScatterND", "Scatter", "TensorScatter", "ReverseSequence", "LpNormalization", "Bernoulli",
 )  # fmt: skip
 def _like_first(call: Call) -> Sequence[Type]:
-    if len([o for o in call.proto.output if o]) > 1 or call.op_type == "Bernoulli" and call.attr("dtype"):
+    if len([o for o in call.proto.output if o]) > 1 or (call.op_type == "Bernoulli" and call.attr("dtype")):
         raise NotImplementedError
     return [call.type(0)]
 

@@ -10,23 +10,23 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from fusec.errors import ModelError, UsageError
 from fusec.frontend.messages import clean
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
 
-_MAGIC = (
-    (b"\x89PNG", "a PNG image"),
-    (b"\xff\xd8\xff", "a JPEG image"),
+_MAGIC: tuple[tuple[bytes, str, str | None], ...] = (
+    (b"\x89PNG", "a PNG image", None),
+    (b"\xff\xd8\xff", "a JPEG image", None),
     (b"PK\x03\x04", "a zip archive, such as a PyTorch .pt file", "export it with torch.onnx.export"),
     (b"FPLAN", "a fusec plan", "run it with `fusec run`, or `fusec.load`"),
     (b"\x89HDF", "an HDF5 file", "convert the Keras model with tf2onnx"),
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
-    (b"ftrtx", "a TensorRT engine"),
-    (b"%PDF", "a PDF"),
-    (b"\x7fELF", "an ELF binary"),
+    (b"ftrtx", "a TensorRT engine", None),
+    (b"%PDF", "a PDF", None),
+    (b"\x7fELF", "an ELF binary", None),
     (b"version https://git-lfs", "a Git LFS pointer", "fetch the file itself with `git lfs pull`"),
 )
 _LIMIT = 2**31 - 1
@@ -88,9 +88,9 @@ def _parse(data: bytes, folder: Path | None, path: str) -> Loaded:
     where = repr(clean(path)) if path else "the model"
     if not data:
         raise ModelError(f"{where} is empty", hint="was the download or the export cut off?", path=path or None)
-    for magic, kind, *hint in _MAGIC:
+    for magic, kind, hint in _MAGIC:
         if data.startswith(magic):
-            raise ModelError(f"{where} is {kind}, not an ONNX model", hint=(hint or [None])[0], path=path or None)
+            raise ModelError(f"{where} is {kind}, not an ONNX model", hint=hint, path=path or None)
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)

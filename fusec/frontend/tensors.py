@@ -59,7 +59,7 @@ def sparse_array(t: onnx.SparseTensorProto, limits: Limits, folder: Path | None)
     limits.check_bytes(prod(shape) * values.itemsize, where)
     out = np.zeros(shape, dtype=values.dtype)
     flat = np.ravel_multi_index(tuple(indices.T), shape) if indices.ndim == 2 else indices
-    if flat.size != values.size or flat.size and not 0 <= int(flat.min()) <= int(flat.max()) < max(out.size, 1):
+    if flat.size != values.size or (flat.size and not 0 <= int(flat.min()) <= int(flat.max()) < max(out.size, 1)):
         raise ModelError(f"{where}: its indices lie outside {list(shape)}")
     out.reshape(-1)[flat] = values.reshape(-1)
     return out
@@ -68,7 +68,7 @@ def sparse_array(t: onnx.SparseTensorProto, limits: Limits, folder: Path | None)
 def _count(t: onnx.TensorProto, where: str) -> int:
     if any(d < 0 for d in t.dims):
         raise ModelError(f"{where}: negative size in {list(t.dims)}", hint="the file is damaged")
-    count = prod(t.dims)
+    count = int(prod(t.dims))
     if count >= 2**63:
         raise ModelError(f"{where}: {list(t.dims)} overflows the number of elements", hint="the file is damaged")
     return count

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -12,8 +11,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun, RuntimeContextError
 from onnx.reference.ops.op_loop import Loop as ReferenceLoop
 
-Compute = Callable[[Sequence[Any], Mapping[str, Any], int, int], Sequence[Any]]
-"""(inputs, attributes, opset, number of outputs) -> outputs."""
+from fusec.host.compute import Compute
 
 
 def make_op(domain: str, op_type: str, compute: Compute) -> type[OpRun]:
@@ -49,12 +47,12 @@ class Loop(ReferenceLoop):
 
     op_domain = ""
 
-    def _run(self, trips: Any, cond: Any, *args: Any, context: Any = None, **_: Any) -> tuple[Any, ...]:
-        body = self.body
+    def _run(self, M: Any, cond: Any, *args: Any, context: Any = None, **_: Any) -> tuple[Any, ...]:
+        body = getattr(self, "body")  # noqa: B009  # the base class sets it from the attribute
         values = dict(context or {})
         carried, scanned = list(args), [list[Any]() for _ in range(self.K)]
         done, going = 0, cond is None or bool(np.asarray(cond).reshape(-1)[0])
-        limit = None if trips is None else int(np.asarray(trips).reshape(-1)[0])
+        limit = None if M is None else int(np.asarray(M).reshape(-1)[0])
         while going and (limit is None or done < limit):
             feeds = dict(zip(body.input_names, [np.array(done, np.int64), np.array(going), *carried], strict=False))
             going_out, *outputs = body.run(None, values | feeds)
@@ -71,7 +69,7 @@ def can_run(domain: str, op_type: str, version: int) -> str | None:
     if any(c.op_domain == domain and c.__name__ == op_type for c in own_ops()):
         return None
     try:
-        schema = onnx.defs.get_schema(op_type, version, domain)
+        schema: Any = onnx.defs.get_schema(op_type, version, domain)
     except onnx.defs.SchemaError:
         return "ONNX has no such operator in this version" if domain in _STANDARD else "its domain is not known here"
     if schema.has_function or schema.has_context_dependent_function:

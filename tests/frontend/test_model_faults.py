@@ -74,7 +74,10 @@ def test_other_files_are_recognised(data: bytes, word: str, tmp_path: Path) -> N
 
 def test_truncated_anywhere() -> None:
     data = model(
-        [node("MatMul", "x w", "h"), node("Relu", "h", "y")], [info("x")], [info("y")], [init("w", np.ones((3, 3), "f"))]
+        [node("MatMul", "x w", "h"), node("Relu", "h", "y")],
+        [info("x")],
+        [info("y")],
+        [init("w", np.ones((3, 3), "f"))],
     ).SerializeToString()
     for cut in np.linspace(1, len(data) - 1, 50).astype(int):
         with pytest.raises(FusecError):
@@ -141,7 +144,9 @@ def test_all_unknown_operators_in_one_error() -> None:
         helper.make_node("NoSuchOp", ["c"], ["y"]),
     ]
     m = model(nodes, [info("x")], [info("y")], domains=[("acme", 1)])
-    error = fails(UnsupportedError, m, "3 kinds", "acme::Foo (2x, first 'first_foo'", "acme::Bar", "NoSuchOp", "register")
+    error = fails(
+        UnsupportedError, m, "3 kinds", "acme::Foo (2x, first 'first_foo'", "acme::Bar", "NoSuchOp", "register"
+    )
     assert error.exit_code == 4
 
 
@@ -174,14 +179,18 @@ def broken(name: str) -> onnx.ModelProto:
     c = info("c", (), TensorProto.BOOL)
     twice = helper.make_graph([node(r, "x", "o"), node(r, "x", "o")], "b", [], [info("o")])
     return {
-        "cycle": lambda: model([node(r, "b", "a", name="n1"), node(r, "a", "b", name="n2"), node(r, "a", "y")], [x], [y]),
+        "cycle": lambda: model(
+            [node(r, "b", "a", name="n1"), node(r, "a", "b", name="n2"), node(r, "a", "y")], [x], [y]
+        ),
         "duplicate": lambda: model([node(r, "x", "y", name="n1"), node(r, "x", "y", name="n2")], [x], [y]),
         "dangling": lambda: model([node(r, "ghost", "y", name="n1")], [x], [y]),
         "no producer": lambda: model([node(r, "x", "h", name="n1")], [x], [y]),
         "input twice": lambda: model([node(r, "x", "y")], [x, x], [y]),
         "initialiser twice": lambda: model([node(r, "x", "y")], [x], [y], [init("w", 1.0), init("w", 2.0)]),
         "overwrites input": lambda: model([node(r, "x", "x", name="n1")], [x], [info("x")]),
-        "dangling in branch": lambda: model([node("If", "c", "y", then_branch=branch, else_branch=branch)], [c, x], [y]),
+        "dangling in branch": lambda: model(
+            [node("If", "c", "y", then_branch=branch, else_branch=branch)], [c, x], [y]
+        ),
         "shadowing": lambda: model([node("If", "c", "y", then_branch=shadow, else_branch=shadow)], [c, x], [y]),
         "branch twice": lambda: model([node("If", "c", "y", then_branch=twice, else_branch=twice)], [c, x], [y]),
         "output without node": lambda: model([node("If", "c", "y", then_branch=branch)], [c], [info("z")]),
@@ -219,7 +228,9 @@ def test_unsorted_nodes_are_sorted() -> None:
 def test_graphs_without_nodes() -> None:
     empty = onnx.ModelProto(ir_version=9, graph=onnx.GraphProto(name="g"), opset_import=[helper.make_opsetid("", 17)])
     assert read_model(empty).nodes == ()
-    same = helper.make_model(helper.make_graph([], "g", [info("x")], [info("x")]), opset_imports=[helper.make_opsetid("", 17)])
+    same = helper.make_model(
+        helper.make_graph([], "g", [info("x")], [info("x")]), opset_imports=[helper.make_opsetid("", 17)]
+    )
     g = read_model(same)
     assert [v.name for v in g.outputs] == ["x"]
     only = helper.make_model(
@@ -235,7 +246,10 @@ def test_graphs_without_nodes() -> None:
 def test_shape_contradictions_show_both_shapes() -> None:
     m = model([node("MatMul", "a b", "y", name="fc")], [info("a", (2, 3)), info("b", (4, 5))], [info("y", (2, 5))])
     fails(ModelError, m, "fc", "[2, 3]", "[4, 5]")
-    m = model([node("Relu", "a", "h", name="act"), node("Add", "h b", "y", name="sum")], [info("a", (2, 3)), info("b", (4, 5))])
+    m = model(
+        [node("Relu", "a", "h", name="act"), node("Add", "h b", "y", name="sum")],
+        [info("a", (2, 3)), info("b", (4, 5))],
+    )
     fails(ModelError, m, "sum", "[2, 3]", "[4, 5]")
     m = model([node("Reshape", "x s", "y", name="r")], [info("x", (2, 3))], [info("y", None)], [init("s", [4, 2])])
     fails(ModelError, m, "r", "[2, 3]", "[4, 2]")
@@ -307,7 +321,9 @@ def test_small_models_that_make_huge_tensors(op: str) -> None:
 def function(name: str, calls: list[str]) -> onnx.FunctionProto:
     nodes = [helper.make_node(c, ["x" if i == 0 else f"h{i}"], [f"h{i + 1}"], domain="f") for i, c in enumerate(calls)]
     nodes.append(node("Identity", f"h{len(calls)}", "y"))
-    return helper.make_function("f", name, ["x"], ["y"], nodes, [helper.make_opsetid("", 17), helper.make_opsetid("f", 1)])
+    return helper.make_function(
+        "f", name, ["x"], ["y"], nodes, [helper.make_opsetid("", 17), helper.make_opsetid("f", 1)]
+    )
 
 
 def test_function_bomb() -> None:
@@ -347,7 +363,11 @@ def nested_if(depth: int) -> onnx.ModelProto:
         n = node("If", "c", f"o{i}", then_branch=inner, else_branch=inner.__class__(name="e", output=[info("x")]))
         inner = helper.make_graph([n], f"b{i}", [], [info(f"o{i}")])
     other = helper.make_graph([node("Neg", "x", "z")], "e", [], [info("z")])
-    return model([node("If", "c", "y", then_branch=inner, else_branch=other)], [info("c", (), TensorProto.BOOL), info("x")], [info("y")])
+    return model(
+        [node("If", "c", "y", then_branch=inner, else_branch=other)],
+        [info("c", (), TensorProto.BOOL), info("x")],
+        [info("y")],
+    )
 
 
 def test_nested_thirty_deep() -> None:
@@ -408,7 +428,10 @@ NASTY = [
 @pytest.mark.parametrize("name", NASTY, ids=range(len(NASTY)))
 def test_nasty_names_pass_through_as_data(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    nodes = [helper.make_node("Relu", [name], [name + "h"], name=name), helper.make_node("Neg", [name + "h"], ["y"], doc_string=name)]
+    nodes = [
+        helper.make_node("Relu", [name], [name + "h"], name=name),
+        helper.make_node("Neg", [name + "h"], ["y"], doc_string=name),
+    ]
     g = read_model(model(nodes, [info(name, (name, 3))], [info("y")]))
     assert g.inputs[0].name == name
     assert all(s.isidentifier() for d in g.inputs[0].shape if not isinstance(d, int) for s in d.symbols)

@@ -66,7 +66,9 @@ def _binarizer(call: Call) -> Value:
 @row("FeatureVectorizer", domain=ML)
 def _features(call: Call) -> Value:
     parts = [call.cast(call.x(i), DType.F32) for i in range(len(call.inputs))]
-    if any(len(p.shape) != 2 for p in parts) or tuple(call.attr("inputdimensions", ())) != tuple(p.shape[1] for p in parts):
+    if any(len(p.shape) != 2 for p in parts) or tuple(call.attr("inputdimensions", ())) != tuple(
+        p.shape[1] for p in parts
+    ):
         raise NotNative("parts that are cut or padded")
     return call.concat(parts, 1)
 

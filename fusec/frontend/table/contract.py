@@ -81,7 +81,11 @@ def _conv(call: Call) -> Value:
     x, w, bias = call.x(0), call.x(1), call.maybe(2)
     n = len(x.shape) - 2
     kernel = w.shape[2:]
-    if call.attr("group", 1) != 1 or any(call.attr("pads", ())) or call.attr("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+    if (
+        call.attr("group", 1) != 1
+        or any(call.attr("pads", ()))
+        or call.attr("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+    ):
         raise NotNative("a convolution with groups or padding")
     if tuple(call.attr("strides", (1,) * n)) != kernel:
         raise NotNative("a convolution whose windows overlap")

@@ -20,8 +20,7 @@ def einsum(call: Call, equation: str, operands: Sequence[Value]) -> Value:
     if len(operands) != 2:
         raise NotNative(f"an einsum of {len(operands)} operands")
     (a, a_names), (b, b_names) = (
-        _summed(call, x, names, set(output) | set(other))
-        for x, names, other in zip(operands, labels, reversed(labels))
+        _summed(call, x, names, set(output) | set(other)) for x, names, other in zip(operands, labels, reversed(labels))
     )
     return _product(call, a, a_names, b, b_names, output)
 
@@ -67,7 +66,7 @@ def _parse(call: Call, equation: str, operands: Sequence[Value]) -> tuple[list[s
     greek = "".join(chr(0x391 + i) for i in range(most))
     labels = []
     for term, extra, x in zip(terms, spare, operands):
-        if extra < 0 or "..." not in term and extra:
+        if extra < 0 or ("..." not in term and extra):
             raise call.error(f"the term {term!r} of the equation does not fit {x.type}")
         labels.append(term.replace("...", greek[most - extra :] if extra else ""))
     if not arrow:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-
 from fusec.frontend.attributes import dtype_of
 from fusec.frontend.builder import NotNative
 from fusec.frontend.call import ROWS, Call, Row, row
@@ -209,5 +208,3 @@ def _contrib_gelu(call: Call) -> Value:
 @row("QuickGelu", domain="com.microsoft")
 def _quick_gelu(call: Call) -> Value:
     return call.emit("swish", call.x(), alpha=float(call.attr("alpha", 1.702)))
-
-

@@ -78,7 +78,7 @@ def _divide(a: Extent, b: Extent) -> Extent | None:
 
 
 def _modulo(a: Extent, b: Extent) -> Extent | None:
-    return a % b if b != 0 and (isinstance(b, int) and b > 0 or isinstance(b, Dim)) else None
+    return a % b if b != 0 and ((isinstance(b, int) and b > 0) or isinstance(b, Dim)) else None
 
 
 def _flip(value: bool | None) -> int | None:
@@ -219,7 +219,9 @@ def _reshaped(call: Call) -> KnownResult:
 def _squeezed(call: Call, x: Known) -> list[Extent]:
     given = call.ints(1) if call.version >= 13 and call.has(1) else call.attr("axes")
     if call.op_type == "Squeeze":
-        axes = call.axes(given, len(x.shape)) if given is not None else tuple(i for i, d in enumerate(x.shape) if d == 1)
+        axes = (
+            call.axes(given, len(x.shape)) if given is not None else tuple(i for i, d in enumerate(x.shape) if d == 1)
+        )
         if any(x.shape[a] != 1 for a in axes):
             raise call.error(f"axis of another size than 1 in {list(x.shape)}")
         return [d for i, d in enumerate(x.shape) if i not in axes]
@@ -273,7 +275,7 @@ def _split(call: Call) -> KnownResult:
     sizes = call.ints(1) if call.has(1) else call.attr("split") or split_evenly(x.shape[axis], count, call)
     if len(sizes) != count or sum(sizes) != x.shape[axis]:
         return None
-    parts = np.split(x.objects, np.cumsum(sizes)[:-1], axis=axis)
+    parts = np.split(x.objects, np.cumsum(np.asarray(sizes, np.int64))[:-1], axis=axis)
     return [from_objects(x.dtype, p) for p in parts]
 
 

@@ -29,7 +29,7 @@ def per_channel(call: Call, v: Value, rank: int) -> Value:
     return call.reshape(v, (v.shape[0], *(1,) * (rank - 2))) if rank > 2 else v
 
 
-def affine_of(call: Call, v: Value | None, inner: Sequence[Extent]) -> bool:
+def affine_of(v: Value | None, inner: Sequence[Extent]) -> bool:
     """Whether a scale or bias has exactly the shape of the normalised axes."""
     return v is None or v.shape == tuple(inner)
 
@@ -48,7 +48,7 @@ def _layer_norm(call: Call) -> tuple[Value, Value | None, Value | None]:
 
 def layer_norm(call: Call, x: Value, scale: Value | None, bias: Value | None, axis: int, epsilon: float) -> Value:
     """The native op where scale and bias have its shape; else they are applied afterwards."""
-    if affine_of(call, scale, x.shape[axis:]) and affine_of(call, bias, x.shape[axis:]) and scale is not None:
+    if affine_of(scale, x.shape[axis:]) and affine_of(bias, x.shape[axis:]) and scale is not None:
         inputs = (x, scale) if bias is None else (x, scale, bias)
         return call.emit("layer_norm", *inputs, axis=axis, epsilon=epsilon)
     out = call.emit("layer_norm", x, axis=axis, epsilon=epsilon)
@@ -65,7 +65,7 @@ def _rms_norm(call: Call) -> Value:
 
 def rms_norm(call: Call, x: Value, scale: Value | None, axis: int, epsilon: float) -> Value:
     """The native op where the scale has its shape; else it is applied afterwards."""
-    if scale is not None and scale.dtype is x.dtype and affine_of(call, scale, x.shape[axis:]):
+    if scale is not None and scale.dtype is x.dtype and affine_of(scale, x.shape[axis:]):
         return call.emit("rms_norm", x, scale, axis=axis, epsilon=epsilon)
     out = call.emit("rms_norm", x, axis=axis, epsilon=epsilon)
     return out if scale is None else call.elementwise("mul", out, call.cast(scale, x.dtype))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from fusec.frontend.attributes import dtype_of
 from fusec.frontend.builder import NotNative
 from fusec.frontend.call import Call, row
@@ -11,7 +9,7 @@ from fusec.frontend.table.contract import matmul
 from fusec.ir.graph import Value
 from fusec.ir.types import DType
 
-RANGES = {d: np.iinfo(d.numpy) for d in (DType.I8, DType.U8, DType.I16, DType.U16)}
+RANGES = {DType.I8: (-128, 127), DType.U8: (0, 255), DType.I16: (-32768, 32767), DType.U16: (0, 65535)}
 
 
 def along_axis(call: Call, v: Value, x: Value, default_axis: int = 1) -> Value:
@@ -31,7 +29,7 @@ def saturated(call: Call, x: Value, zero_point: Value | None, to: DType) -> Valu
     out = call.emit("round", x)
     if zero_point is not None:
         out = call.elementwise("add", out, call.cast(zero_point, x.dtype))
-    low, high = (call.scalar(float(v), x.dtype) for v in (RANGES[to].min, RANGES[to].max))
+    low, high = (call.scalar(float(v), x.dtype) for v in RANGES[to])
     return call.cast(call.emit("clip", out, low, high), to)
 
 
@@ -45,7 +43,9 @@ def _quantize(call: Call) -> Value:
     to = zero.dtype if zero is not None else dtype_of(named, call.origin[0]) if named else DType.U8
     work = x if x.dtype in (DType.F32, DType.F64) else call.cast(x, DType.F32)
     divisor = call.cast(along_axis(call, scale, x), work.dtype)
-    return saturated(call, call.elementwise("div", work, divisor), None if zero is None else along_axis(call, zero, x), to)
+    return saturated(
+        call, call.elementwise("div", work, divisor), None if zero is None else along_axis(call, zero, x), to
+    )
 
 
 @row("DequantizeLinear")
@@ -102,7 +102,9 @@ def _qlinear_matmul(call: Call) -> Value:
         raise NotNative("scales of another type than f32")
     left, right = shifted(call, a, a_zero, per_row=True), shifted(call, b, b_zero, per_row=False)
     product = call.cast(matmul(call, left, right), DType.F32)
-    a_scale = call.reshape(a_scale, (*a_scale.shape, 1)) if len(a_scale.shape) == 1 and a_scale.shape != (1,) else a_scale
+    a_scale = (
+        call.reshape(a_scale, (*a_scale.shape, 1)) if len(a_scale.shape) == 1 and a_scale.shape != (1,) else a_scale
+    )
     factor = call.elementwise("div", call.elementwise("mul", a_scale, b_scale), y_scale)
     if len(y_zero.shape) > 1 or len(factor.shape) > len(product.shape):
         raise NotNative("scales of more dimensions than the product")

@@ -56,7 +56,8 @@ def _heads(call: Call) -> Heads:
     if len(q.shape) == 4:
         return Heads(q, k, v, False)
     counts = [int(call.attrs[n]) for n in ("q_num_heads", "kv_num_heads", "kv_num_heads")]
-    return Heads(*(_split_heads(call, x, n) for x, n in zip((q, k, v), counts)), was_flat=True)
+    q, k, v = (_split_heads(call, x, n) for x, n in zip((q, k, v), counts))
+    return Heads(q, k, v, True)
 
 
 def _split_heads(call: Call, x: Value, heads: int) -> Value:
@@ -191,5 +192,3 @@ def _part(call: Call, x: Value, start: int, size: int, step: int = 1) -> Value:
     begins = (*(0,) * (len(x.shape) - 1), start)
     steps = (*(1,) * (len(x.shape) - 1), step)
     return call.emit("slice", x, starts=begins, sizes=(*x.shape[:-1], size), steps=steps)
-
-

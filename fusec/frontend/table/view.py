@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import onnx
 
 from fusec.errors import ModelError
 from fusec.frontend.builder import NotNative
 from fusec.frontend.call import Call, broadcast, row
 from fusec.frontend.known import NO_END, Known, is_at_least, larger, lowest, smaller
-from fusec.frontend.tensors import tensor_array
+from fusec.frontend.tensors import sparse_array, tensor_array
 from fusec.ir.dim import Extent, ceildiv, exact_quotient, floordiv, product
 from fusec.ir.graph import Value
 from fusec.ir.types import DType, TensorType
@@ -233,11 +235,12 @@ def _split(call: Call) -> tuple[Value, ...]:
             raise call.error(f"num_outputs is {call.attr('num_outputs')}, the node has {count}")
         given = split_evenly(size, count, call)
     total = sum(d for d in given if isinstance(d, int)) if all(isinstance(d, int) for d in given) else None
-    if len(given) != count or isinstance(size, int) and total is not None and total != size:
+    if len(given) != count or (isinstance(size, int) and total is not None and total != size):
         raise call.error(f"cannot split {x.type} along axis {axis} into {list(given)}")
     if not isinstance(size, int) and product([size]) != sum(given[1:], given[0]):
         raise NotNative(f"whether {size} is the sum of {list(given)} is known only at run time")
-    outputs, begin = [], 0
+    outputs: list[Value] = []
+    begin: Extent = 0
     for part in given:
         starts = tuple(begin if i == axis else 0 for i in range(len(x.shape)))
         sizes = tuple(part if i == axis else d for i, d in enumerate(x.shape))
@@ -280,7 +283,7 @@ def _pad(call: Call) -> Value:
         before[axis], after[axis] = pads[i], pads[len(axes) + i]
     if mode != "constant":
         value = None
-        _check_reach(call, mode, x.shape, before, after)
+        _check_reach(mode, x.shape, before, after)
     elif value is not None and value.shape:
         value = call.reshape(value, ())
     if all(p == 0 for p in (*before, *after)):
@@ -289,7 +292,7 @@ def _pad(call: Call) -> Value:
     return call.emit("pad", *inputs, before=tuple(before), after=tuple(after), mode=mode)
 
 
-def _check_reach(call: Call, mode: str, shape: Shape, before: Sequence[Extent], after: Sequence[Extent]) -> None:
+def _check_reach(mode: str, shape: Shape, before: Sequence[Extent], after: Sequence[Extent]) -> None:
     """Reflections that go round more than once are rare and left to the host."""
     for d, *pads in zip(shape, before, after):
         for p in pads:
@@ -361,7 +364,7 @@ def _constant_of_shape(call: Call) -> Value:
 
 
 @row("Shape")
-def _shape(call: Call) -> Known:
+def _shape(_: Call) -> Known:
     raise NotNative("the rank is known only at run time")
 
 
@@ -372,8 +375,9 @@ def _size(call: Call) -> Known:
 
 @row("Constant")
 def _constant(call: Call) -> Value:
-    (name, value), *_ = call.attrs.items() or [("", None)]
-    if name == "value":
+    name, value = next(iter(call.attrs.items()), ("", None))
+    array: np.ndarray[Any, Any]
+    if isinstance(value, onnx.TensorProto):
         array = tensor_array(value, call.builder.limits, None, call.proto.output[0])
     elif name in ("value_float", "value_floats"):
         array = np.asarray(value, np.float32)
@@ -382,10 +386,8 @@ def _constant(call: Call) -> Value:
     elif name == "value_string":
         array = np.array(value, dtype=object)
     elif name == "value_strings":
-        array = np.array(list(value), dtype=object)
-    elif name == "sparse_value":
-        from fusec.frontend.tensors import sparse_array
-
+        array = np.array(list(call.attrs[name]), dtype=object)
+    elif isinstance(value, onnx.SparseTensorProto):
         array = sparse_array(value, call.builder.limits, None)
     else:
         raise ModelError(f"constant {call.origin[0]!r} has no value", node=call.origin[0], op="Constant")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fusec.errors import ExecutionError
-from fusec.host.evaluator import Compute
+from fusec.host.compute import Attrs, Compute
 from fusec.host.own.recurrent import Layer, Product, activations_of, lstm_step, run_layers
 from fusec.host.own.windows import Array
-
-Attrs = Mapping[str, Any]
 
 
 def _dynamic_quantize_lstm(inputs: Sequence[Any], attrs: Attrs, _opset: int, _outputs: int) -> Sequence[Any]:
@@ -45,7 +43,8 @@ def _quantised_product(weights: Array, scale: Array, zero: Array) -> Product:
 
     def product(x: Array) -> Array:
         quantised, x_scale = _to_bytes(x)
-        return (quantised.astype(exact) @ shifted).astype(np.float32) * (x_scale * np.asarray(scale, np.float32))
+        out = (quantised.astype(exact) @ shifted).astype(np.float32) * (x_scale * np.asarray(scale, np.float32))
+        return np.asarray(out)
 
     return product
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from fusec.host.evaluator import Compute
-from fusec.host.own.windows import Array, Windows
-
-Attrs = Mapping[str, Any]
+from fusec.host.compute import Attrs, Compute
+from fusec.host.own.windows import Array, Windows, inside
 
 
 def convolve(x: Array, w: Array, attrs: Attrs) -> Array:
@@ -35,7 +33,8 @@ def convolve(x: Array, w: Array, attrs: Attrs) -> Array:
 def _depthwise(padded: Array, w: Array, windows: Windows) -> Array:
     out = np.zeros((*padded.shape[:2], *windows.counts), dtype=padded.dtype)
     for position in windows.positions():
-        weight = w[(slice(None), 0, *position)].reshape(-1, *(1,) * len(windows.counts))
+        key: tuple[Any, ...] = (slice(None), 0, *position)
+        weight = w[key].reshape(-1, *(1,) * len(windows.counts))
         out += windows.under(padded, position) * weight
     return out
 
@@ -45,11 +44,11 @@ def _product(padded: Array, w: Array, windows: Windows, pixels: int) -> Array:
     batch, channels = padded.shape[:2]
     if prod(windows.kernel) == 1:
         columns = windows.under(padded, (0,) * len(windows.kernel)).reshape(batch, channels, pixels)
-        return np.matmul(w.reshape(w.shape[0], channels), columns)
+        return np.asarray(np.matmul(w.reshape(w.shape[0], channels), columns))
     columns = np.empty((batch, channels, prod(windows.kernel), pixels), dtype=padded.dtype)
     for i, position in enumerate(windows.positions()):
         columns[:, :, i] = windows.under(padded, position).reshape(batch, channels, pixels)
-    return np.matmul(w.reshape(w.shape[0], -1), columns.reshape(batch, -1, pixels))
+    return np.asarray(np.matmul(w.reshape(w.shape[0], -1), columns.reshape(batch, -1, pixels)))
 
 
 def _wide(x: Array) -> Array:
@@ -81,10 +80,13 @@ def _conv_transpose(inputs: Sequence[Any], attrs: Attrs, _opset: int, _outputs: 
     out = np.zeros((x.shape[0], groups, filters, *room), dtype=flat.dtype)
     for position in np.ndindex(*w.shape[2:]):
         part = np.matmul(weights[(..., *position)].swapaxes(1, 2), flat)
-        cuts = (slice(p * d, p * d + (c - 1) * s + 1, s) for p, d, c, s in zip(position, dilations, x.shape[2:], strides))
-        out[(..., *cuts)] += part.reshape(x.shape[0], groups, filters, *x.shape[2:])
+        cuts = (
+            slice(p * d, p * d + (c - 1) * s + 1, s) for p, d, c, s in zip(position, dilations, x.shape[2:], strides)
+        )
+        key: tuple[Any, ...] = (..., *cuts)
+        out[key] += part.reshape(x.shape[0], groups, filters, *x.shape[2:])
     out = out.reshape(x.shape[0], groups * filters, *room)
-    out = out[(..., *(slice(b, b + o) for b, o in zip(before, sizes)))]
+    out = out[inside(before, sizes)]
     if bias is not None:
         out = out + _wide(bias).reshape(-1, *(1,) * n)
     return (np.ascontiguousarray(out).astype(x.dtype, copy=False),)

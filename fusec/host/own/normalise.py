@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fusec.host.evaluator import Compute
+from fusec.host.compute import Compute
 
 
 def _batch_norm(inputs: Sequence[Any], attrs: Mapping[str, Any], opset: int, outputs: int) -> Sequence[Any]:

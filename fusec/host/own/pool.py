@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from fusec.host.evaluator import Compute
-from fusec.host.own.windows import Array, Windows
-
-Attrs = Mapping[str, Any]
+from fusec.host.compute import Attrs, Compute
+from fusec.host.own.windows import Array, Windows, inside
 
 
 def _max_pool(inputs: Sequence[Any], attrs: Attrs, _opset: int, outputs: int) -> Sequence[Any]:
@@ -29,7 +27,11 @@ def _max_pool(inputs: Sequence[Any], attrs: Attrs, _opset: int, outputs: int) ->
 def _positions_of_largest(x: Array, padded: Array, windows: Windows, out: Array, column_major: int) -> Array:
     """Flat indices into the unpadded input; `out` is filled on the way."""
     sizes = x.shape[2:]
-    flat = np.arange(int(np.prod(sizes))).reshape(sizes[::-1]).T if column_major else np.arange(int(np.prod(sizes))).reshape(sizes)
+    flat = (
+        np.arange(int(np.prod(sizes))).reshape(sizes[::-1]).T
+        if column_major
+        else np.arange(int(np.prod(sizes))).reshape(sizes)
+    )
     numbered = windows.padded(flat[None, None], -1)
     where = np.full(out.shape, -1, dtype=np.int64)
     for position in windows.positions():
@@ -39,7 +41,7 @@ def _positions_of_largest(x: Array, padded: Array, windows: Windows, out: Array,
         np.copyto(where, np.broadcast_to(index, where.shape), where=better)
     image = int(np.prod(sizes))
     base = (np.arange(x.shape[0] * x.shape[1]) * image).reshape(*x.shape[:2], *(1,) * len(sizes))
-    return where + base
+    return np.asarray(where + base)
 
 
 def _average_pool(inputs: Sequence[Any], attrs: Attrs, _opset: int, _outputs: int) -> Sequence[Any]:
@@ -55,7 +57,7 @@ def _average_pool(inputs: Sequence[Any], attrs: Attrs, _opset: int, _outputs: in
             extra = [0] * n
         inner = [b + s + a - e for b, s, a, e in zip(windows.before, x.shape[2:], windows.after, extra)]
         counted = np.zeros((1, 1, *(i + e for i, e in zip(inner, extra))), wide.dtype)
-        counted[(..., *(slice(0, i) for i in inner))] = 1
+        counted[inside([0] * n, inner)] = 1
     else:
         counted = windows.padded(ones, 0)
     padded = windows.padded(wide, 0)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from fusec.host.evaluator import Compute
+from fusec.host.compute import Attrs, Compute
 from fusec.host.own.convolve import convolve
 from fusec.host.own.resize import by_reference
 from fusec.host.own.windows import Array
-
-Attrs = Mapping[str, Any]
 
 
 def along(v: Any, rank: int, axis: int) -> Any:
@@ -24,14 +22,14 @@ def along(v: Any, rank: int, axis: int) -> Any:
 def saturate(x: Array, dtype: Any) -> Array:
     """Clip to an integer type's range."""
     info = np.iinfo(dtype)
-    return np.clip(x, info.min, info.max).astype(dtype)
+    return np.asarray(np.clip(x, info.min, info.max)).astype(dtype)
 
 
 def dequantised(x: Any, scale: Any, zero: Any, axis: int = 1) -> Array:
     """(x - zero) * scale in f32."""
     x = np.asarray(x)
     shift = 0 if zero is None else along(zero, x.ndim, axis).astype(np.float32)
-    return (x.astype(np.float32) - shift) * along(scale, x.ndim, axis).astype(np.float32)
+    return np.asarray((x.astype(np.float32) - shift) * along(scale, x.ndim, axis).astype(np.float32))
 
 
 def quantised(x: Array, scale: Any, zero: Any, axis: int = 1) -> Array:
@@ -43,7 +41,9 @@ def quantised(x: Array, scale: Any, zero: Any, axis: int = 1) -> Array:
 
 def _quantize(inputs: Sequence[Any], attrs: Attrs, opset: int, _outputs: int) -> Sequence[Any]:
     x, scale, zero = (*inputs, None)[:3]
-    small = zero is None and attrs.get("output_dtype") or zero is not None and np.asarray(zero).dtype.name not in _PLAIN
+    small = (zero is None and attrs.get("output_dtype")) or (
+        zero is not None and np.asarray(zero).dtype.name not in _PLAIN
+    )
     if small or attrs.get("block_size") or np.asarray(scale).dtype != np.float32:
         return by_reference("QuantizeLinear", inputs, attrs, max(opset, 19))
     return (quantised(np.asarray(x, np.float32), scale, zero, int(attrs.get("axis", 1))),)

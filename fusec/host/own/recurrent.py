@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fusec.host.evaluator import Compute
+from fusec.host.compute import Attrs, Compute
 from fusec.host.own.windows import Array
 
-Attrs = Mapping[str, Any]
 Activation = Callable[[Array], Array]
 Product = Callable[[Array], Array]
 """x @ W.T for one direction, however the weights are stored."""
@@ -101,11 +100,17 @@ def gru_step(layer: Layer, gates: Array, h: Array, c: Array) -> tuple[Array, Arr
     gates = gates + layer.input_bias
     if layer.attrs.get("linear_before_reset", 0):
         state = layer.of_state(h) + layer.state_bias
-        z, r = (f(_clipped(layer, gates[:, k * size : (k + 1) * size] + state[:, k * size : (k + 1) * size])) for k in (0, 1))
+        z, r = (
+            f(_clipped(layer, gates[:, k * size : (k + 1) * size] + state[:, k * size : (k + 1) * size]))
+            for k in (0, 1)
+        )
         n = g(_clipped(layer, gates[:, 2 * size :] + r * state[:, 2 * size :]))
     else:
         state = layer.of_state(h) + layer.state_bias
-        z, r = (f(_clipped(layer, gates[:, k * size : (k + 1) * size] + state[:, k * size : (k + 1) * size])) for k in (0, 1))
+        z, r = (
+            f(_clipped(layer, gates[:, k * size : (k + 1) * size] + state[:, k * size : (k + 1) * size]))
+            for k in (0, 1)
+        )
         inner = (layer.of_state(r * h) + layer.state_bias)[:, 2 * size :]
         n = g(_clipped(layer, gates[:, 2 * size :] + inner))
     return (1 - z) * n + z * h, c

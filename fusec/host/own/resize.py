@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from fusec.host.evaluator import Compute
+from fusec.host.compute import Attrs, Compute
 from fusec.host.own.windows import Array
 
-Attrs = Mapping[str, Any]
 _POSITIONS = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
 
 

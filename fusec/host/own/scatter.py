@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fusec.errors import ExecutionError
-from fusec.host.evaluator import Compute
+from fusec.host.compute import Compute
 from fusec.host.own.windows import Array
 
 _AT = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}

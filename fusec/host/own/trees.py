@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fusec.host.evaluator import Compute
+from fusec.host.compute import Compute
 
 
 def _zip_map(inputs: Sequence[Any], attrs: Mapping[str, Any], _opset: int, _outputs: int) -> Sequence[Any]:

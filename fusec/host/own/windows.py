@@ -59,7 +59,7 @@ class Windows:
             return x
         sizes = [b + n + a for b, n, a in zip(self.before, x.shape[2:], self.after)]
         out = np.full((*x.shape[:2], *sizes), fill, dtype=x.dtype)
-        out[(..., *(slice(b, b + n) for b, n in zip(self.before, x.shape[2:])))] = x
+        out[inside(self.before, x.shape[2:])] = x
         return out
 
     def positions(self) -> Iterator[tuple[int, ...]]:
@@ -72,4 +72,10 @@ class Windows:
             slice(p * d, p * d + (c - 1) * s + 1, s)
             for p, d, c, s in zip(position, self.dilations, self.counts, self.strides)
         )
-        return padded[(..., *cuts)]
+        key: tuple[Any, ...] = (..., *cuts)
+        return np.asarray(padded[key])
+
+
+def inside(before: Sequence[int], sizes: Sequence[int]) -> tuple[Any, ...]:
+    """The key of the last axes from `before` on, `sizes` long."""
+    return (..., *(slice(b, b + n) for b, n in zip(before, sizes)))

@@ -172,6 +172,7 @@ class Attempt:
     operands: Operands = field(default_factory=Operands)
     demands: dict[str, list[Demand]] = field(default_factory=dict)
     visits: dict[str, dict[int, Draft]] = field(default_factory=dict)
+    seen: dict[str, tuple[Entry, ...]] = field(default_factory=dict)
     fresh: Any = field(default_factory=count)
 
     def __post_init__(self) -> None:

@@ -50,6 +50,7 @@ class Scope:
         return Ref(name, e.dtype)
 
     def _element(self, v: Value, index: tuple[Entry, ...], guard: bool, compute: bool) -> Expr:
+        self.attempt.seen.setdefault(v.name, index)
         node = self.attempt.maker.get(v.name)
         if node is None:
             return self._external(v, index, guard)
@@ -65,7 +66,9 @@ class Scope:
             raise BugError(f"there is no lowering of {node.op}", op=node.op)
         return RULES[node.op](self, node, index, guard)
 
-    def _external(self, v: Value, index: tuple[Entry, ...], guard: bool, shape: tuple[Extent, ...] | None = None) -> Expr:
+    def _external(
+        self, v: Value, index: tuple[Entry, ...], guard: bool, shape: tuple[Extent, ...] | None = None
+    ) -> Expr:
         array = self.attempt.graph.array(v)
         if array is not None and array.size == 1:
             return self.number(array.reshape(()).item(), v.dtype)
@@ -98,7 +101,9 @@ class Scope:
 
     def _elementwise(self, node: Node, index: tuple[Entry, ...], guard: bool) -> Expr:
         out = node.output
-        args = [None if x is None else self.element(x, broadcast(index, out.shape, x.shape), guard) for x in node.inputs]
+        args = [
+            None if x is None else self.element(x, broadcast(index, out.shape, x.shape), guard) for x in node.inputs
+        ]
         refs = [None if a is None else Ref(f"&{j}", a.dtype) for j, a in enumerate(args)]
         attrs = dict(node.attrs)
         if node.op in INTERNAL:
@@ -107,7 +112,7 @@ class Scope:
         else:
             scalar = ops.get(node.op).scalar
             assert scalar is not None
-            body = scalar(refs, attrs)  # type: ignore[arg-type]
+            body = scalar(refs, attrs)
         body = self._numbers(body, attrs)
         uses = Counter(x.name for x in walk(body) if isinstance(x, Ref))
         given = {f"&{j}": self.let(a) if uses[f"&{j}"] > 1 else a for j, a in enumerate(args) if a is not None}
@@ -176,8 +181,8 @@ def _concat(s: Scope, node: Node, index: tuple[Entry, ...], guard: bool) -> Expr
     axis = int(node.attr("axis"))
     here = index[axis]
     limits = bounds(here, s.attempt.axes.extents) if isinstance(here, int | Dim) else None
-    parts, start = list[tuple[Extent, Extent, Value]](), 0
-    offset: Extent = start
+    parts: list[tuple[Extent, Extent, Value]] = []
+    offset: Extent = 0
     for x in node.operands:
         n = x.shape[axis]
         if n != 0 and not (limits and _outside(limits, offset, offset + n)):
@@ -185,13 +190,16 @@ def _concat(s: Scope, node: Node, index: tuple[Entry, ...], guard: bool) -> Expr
         offset = offset + n
     if not parts:
         return literal(0, node.output.dtype)
-    alone = guard or len(parts) > 1
+    outside = guard or len(parts) > 1
     out: Expr | None = None
     for low, high, x in reversed(parts):
         at = (*index[:axis], shift(here, low * -1), *index[axis + 1 :])
-        e = s.element(x, at, alone)
+        e = s.element(x, at, outside)
         inside = compare("lt", here, high)
-        out = e if out is None or inside is True else out if inside is False else prim("where", inside, e, out)
+        if out is None or inside is True:
+            out = e
+        elif not isinstance(inside, bool):
+            out = prim("where", inside, e, out)
     assert out is not None
     return out
 
@@ -216,7 +224,7 @@ def _pad(s: Scope, node: Node, index: tuple[Entry, ...], guard: bool) -> Expr:
         else:
             places.append(_folded_back(at, n, mode))
     inside = conjunction(tests)
-    if inside is True:
+    if isinstance(inside, bool) and inside:
         return s.element(x, places, guard)
     value = node.inputs[1] if len(node.inputs) > 1 else None
     fill = literal(0, x.dtype) if value is None else s.element(value, ())
@@ -224,7 +232,7 @@ def _pad(s: Scope, node: Node, index: tuple[Entry, ...], guard: bool) -> Expr:
     own = x.name not in s.attempt.maker and isinstance(e, Load) and e.fill is not None
     if own and isinstance(e, Load) and isinstance(fill, Const):
         return replace(e, fill=fill)
-    return fill if inside is False else prim("where", inside, e, fill)  # type: ignore[arg-type]
+    return fill if isinstance(inside, bool) else prim("where", inside, e, fill)
 
 
 def _inside_tests(s: Scope, at: Entry, n: Extent) -> list[Expr | bool]:
@@ -247,18 +255,19 @@ def _folded_back(at: Entry, n: Extent, mode: str) -> Entry:
     return minimum(around, (n - 1) * 2 - around)
 
 
-def _iota(s: Scope, node: Node, index: tuple[Entry, ...], _: bool) -> Expr:
+def _iota(_: Scope, node: Node, index: tuple[Entry, ...], _guard: bool) -> Expr:
     return cast(value_of(shift(scale(index[0], node.attr("step")), node.attr("start"))), node.attr("dtype"))
 
 
-def _dims(s: Scope, node: Node, index: tuple[Entry, ...], _: bool) -> Expr:
+def _dims(_: Scope, node: Node, index: tuple[Entry, ...], _guard: bool) -> Expr:
     values = node.attr("values")
     if isinstance(index[0], int):
         return Index(values[index[0]])
     out: Expr = Index(values[-1]) if values else literal(0, DType.I64)
     for j in reversed(range(len(values) - 1)):
         test = compare("eq", index[0], j)
-        out = prim("where", test, Index(values[j]), out) if not isinstance(test, bool) else Index(values[j]) if test else out
+        if not isinstance(test, bool):
+            out = prim("where", test, Index(values[j]), out)
     return out
 
 
@@ -266,8 +275,10 @@ def place(s: Scope, indices: Value, index: Sequence[Entry], n: Extent, guard: bo
     """An index that is read from memory, negative ones wrapped; a constant one is a polynomial."""
     array = s.attempt.graph.array(indices)
     if array is not None and array.size == 1:
-        i = int(array.reshape(()).item())
-        return i if i >= 0 else n + i
+        known = int(array.reshape(()).item())
+        at: Extent = known if known >= 0 else n + known
+        inside = known in (0, -1) or (isinstance(n, int) and -n <= known < n)
+        return at if inside else Index(at)  # what may be outside is tested when it runs
     i = s.let(cast(s.element(indices, index, guard), DType.I64))
     if not indices.dtype.is_signed:
         return i

@@ -148,7 +148,11 @@ def axis_symbol(name: str) -> Dim:
 
 
 def reshaped(
-    index: Sequence[Entry], made: Sequence[Extent], source: Sequence[Extent], extents: Mapping[str, Extent], split: Split
+    index: Sequence[Entry],
+    made: Sequence[Extent],
+    source: Sequence[Extent],
+    extents: Mapping[str, Extent],
+    split: Split,
 ) -> tuple[Entry, ...]:
     """Where an element of a reshaped tensor (shape `made`) lies in its input (shape `source`).
 

@@ -27,15 +27,17 @@ class Expansion:
         self.node = node
         self.nodes: list[Node] = []
 
-    def then(self, op: str, *inputs: Value | None, out: Value | None = None, **attrs: Attr) -> Value:
-        """One more node; `out` is the value to make where it is not a fresh one."""
-        if out is None:
-            first = inputs[0]
-            if op in INTERNAL and first is not None:
-                t: Type = first.type
-            else:
-                (t,) = ops.get(op).infer([None if v is None else v.type for v in inputs], attrs)
-            out = Value(f"{self.node.outputs[0].name}/{len(self.nodes)}.{op}", t)
+    def then(self, op: str, *inputs: Value | None, **attrs: Attr) -> Value:
+        """One more node, which makes a fresh value."""
+        first = inputs[0] if inputs else None
+        if op in INTERNAL and first is not None:
+            t: Type = first.type
+        else:
+            (t,) = ops.get(op).infer([None if v is None else v.type for v in inputs], attrs)
+        return self.add(op, inputs, Value(f"{self.node.outputs[0].name}/{len(self.nodes)}.{op}", t), attrs)
+
+    def add(self, op: str, inputs: Sequence[Value | None], out: Value, attrs: Mapping[str, Attr]) -> Value:
+        """One more node, which makes `out`."""
         self.nodes.append(Node.make(op, inputs, (out,), self.node.origin, **attrs))
         return out
 
@@ -46,10 +48,10 @@ class Expansion:
     def finish(self, op: str, *inputs: Value | None, **attrs: Attr) -> None:
         """The last node: makes the output, in the output's dtype."""
         out = self.node.output
-        if inputs[0] is not None and inputs[0].dtype in (out.dtype, DType.BOOL):
-            self.then(op, *inputs, out=out, **attrs)
+        if inputs[0] is not None and inputs[0].dtype is out.dtype:
+            self.add(op, inputs, out, attrs)
         else:
-            self.then("cast", self.then(op, *inputs, **attrs), out=out, to=out.dtype)
+            self.add("cast", (self.then(op, *inputs, **attrs),), out, {"to": out.dtype})
 
 
 def expand(nodes: Sequence[Node]) -> tuple[Node, ...]:

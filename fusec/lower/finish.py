@@ -150,20 +150,23 @@ def drop_units(p: TileProgram) -> TileProgram:
     needed: set[str] = set()
     for s in p.stages:
         if is_contraction(s):
-            needed |= set(s.axis_names[-2:]) | {a.name for a in s.folds}
+            needed |= set(s.axis_names[-2:])
+        if s.folds and all(a.extent == 1 for a in s.folds):
+            needed.add(s.folds[-1].name)
     dropped = {n: 0 for n, a in p.axis.items() if a.extent == 1 and n not in needed}
     p = substitute_axes(p, dropped)
     for o in p.operands:
         for d in reversed(range(len(o.shape))):
-            accesses = [i for s in p.stages for i in accesses_of(s, o.name)]
+            accesses = [x.index for s in p.stages for x in accesses_of(s, o.name)]
             if o.shape[d] == 1 and accesses and all(i[d] == 0 and isinstance(i[d], int) for i in accesses):
                 p = drop_dimension(p, o.name, d)
     return p
 
 
-def accesses_of(s: Stage, operand: str) -> list[tuple[Extent | Expr, ...]]:
-    """The indices of every load and store of an operand in a stage."""
-    return [x.index for x in (*s.loads(), *s.stores) if x.operand == operand]
+def accesses_of(s: Stage, operand: str) -> list[Load | Store]:
+    """Every load and store of an operand in a stage, loads first."""
+    every: list[Load | Store] = [*s.loads(), *s.stores]
+    return [x for x in every if x.operand == operand]
 
 
 def substitute_axes(p: TileProgram, env: Mapping[str, Extent]) -> TileProgram:
@@ -193,7 +196,9 @@ def change_operand(
     """Declare an operand anew and rewrite the index of every access of it."""
 
     def leaf(x: Expr) -> Expr | None:
-        return Load(operand.name, index(x.index), x.dtype, x.fill) if isinstance(x, Load) and x.operand == name else None
+        return (
+            Load(operand.name, index(x.index), x.dtype, x.fill) if isinstance(x, Load) and x.operand == name else None
+        )
 
     def statement(x: Statement) -> Statement:
         x = map_expressions(x, lambda e: rewrite(e, leaf))

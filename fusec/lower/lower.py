@@ -9,9 +9,9 @@ from fusec.errors import UnsupportedError
 from fusec.ir.graph import Graph, Node, Value
 from fusec.ir.types import TensorType, Type
 from fusec.kernels.kernel import Call
+from fusec.kernels.steps import HostStep, RegionStep, Step
 from fusec.lower.group import Programs, lower_group
 from fusec.ops.op import Kind
-from fusec.plan.plan import HostStep, RegionStep, Step
 from fusec.rewrite.fused import FusedGraph, Group
 from fusec.tile.program import TileProgram
 

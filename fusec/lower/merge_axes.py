@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 from fusec.ir.dim import Dim, Extent, linear, symbols_of
 from fusec.ir.expr import Expr, Index, Load, walk
 from fusec.lower.entries import axis_symbol
-from fusec.lower.finish import change_operand, is_contraction, substitute_axes
+from fusec.lower.finish import accesses_of, change_operand, is_contraction, substitute_axes
 from fusec.tile.program import Axis, Stage, TileProgram
 
 
@@ -36,18 +37,20 @@ def merge_axes(p: TileProgram) -> TileProgram:
 def neighbours(p: TileProgram) -> Iterator[tuple[str, str]]:
     """Pairs of axes of one kind, one directly inside the other, innermost first."""
     task = [a.name for a in p.axes if not a.sequential]
-    yield from reversed(list(zip(task, task[1:])))
+    yield from reversed(list(pairwise(task)))
     for s in p.stages:
         own = [a.name if isinstance(a, Axis) else "" for a in s.axes]
-        yield from reversed([(a, b) for a, b in zip(own, own[1:]) if a and b])
+        yield from reversed([(a, b) for a, b in pairwise(own) if a and b])
         folds = [a.name for a in s.folds]
-        yield from reversed(list(zip(folds, folds[1:])))
+        yield from reversed(list(pairwise(folds)))
 
 
 def merge(p: TileProgram, a: str, b: str) -> TileProgram | None:
     """The program with `a` and `b` as one axis, in the place and under the name of `b`; None where an access forbids it."""
     inner = p.axis[b].extent
-    if not all(_same_place(s, a, b) for s in p.stages) or any(is_contraction(s) and s.axis_names[-2:] == (a, b) for s in p.stages):
+    if not all(_same_place(s, a, b) for s in p.stages) or any(
+        is_contraction(s) and s.axis_names[-2:] == (a, b) for s in p.stages
+    ):
         return None
     for o in p.operands:
         found = _joint_dimensions(p, o.name, a, b, inner)
@@ -97,7 +100,7 @@ def _runs_through(i: Extent, a: str, b: str, inner: Extent) -> bool:
 def _joint_dimensions(p: TileProgram, name: str, a: str, b: str, inner: Extent) -> list[int] | None:
     """The dimensions d of an operand where d is indexed by a and d+1 by b and which may merge; None where none may."""
     o = p.operand[name]
-    accesses = [x for s in p.stages for x in (*s.loads(), *s.stores) if x.operand == name]
+    accesses = [x for s in p.stages for x in accesses_of(s, name)]
     indices = [x.index for x in accesses]
     joint = {d for i in indices for d in range(len(i) - 1) if i[d] == axis_symbol(a) and i[d + 1] == axis_symbol(b)}
     for d in joint:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
 
-from fusec.ir.dim import FUNCTIONS, Dim, Extent, linear, product, symbol, symbols_of
+from fusec.ir.dim import FUNCTIONS, Dim, Extent, exact_quotient, linear, product, symbol, symbols_of
 from fusec.ir.expr import Expr, Index, Load, Ref, rewrite, walk
 from fusec.lower.entries import is_axis
-from fusec.lower.finish import is_contraction, map_expressions
+from fusec.lower.finish import accesses_of, is_contraction, map_expressions
 from fusec.tile.program import Axis, Fold, Let, Operand, Stage, Statement, Store, TileProgram
 from fusec.tile.verify import RESERVED
 
@@ -52,7 +52,9 @@ class _Parameters:
                 self.values[self.fresh_parameter(name)] = p.axis[first].extent
             self.axis_name[a] = self.axis_name[first]
         for o in p.operands:
-            self.operand_name[o.name] = self.fresh({"input": "x", "weight": "w", "output": "y", "scalar": "c"}.get(o.role, "h"))
+            self.operand_name[o.name] = self.fresh(
+                {"input": "x", "weight": "w", "output": "y", "scalar": "c"}.get(o.role, "h")
+            )
         axes = tuple(self.axis(a) for a in p.axes)
         operands = tuple(self.operand(o) for o in p.operands)
         stages = tuple(self.stage(s) for s in p.stages)
@@ -79,7 +81,7 @@ class _Parameters:
 
     def operand(self, o: Operand) -> Operand:
         """An operand with its dimensions in parameters, as its accesses suggest."""
-        indices = [x.index for s in self.p.stages for x in (*s.loads(), *s.stores) if x.operand == o.name]
+        indices = [x.index for s in self.p.stages for x in accesses_of(s, o.name)]
         shape = tuple(self.size(n, [i[d] for i in indices], o.role) for d, n in enumerate(o.shape))
         return replace(o, name=self.operand_name[o.name], shape=shape)
 
@@ -127,17 +129,19 @@ class _Parameters:
             return self.structure(x)
         total = self.number(parts[0], () if axes else self.folds)
         for a in axes:
-            coefficient = self.number(parts[1].get(a, 0), [b for b in axes if b != a])
+            c = parts[1].get(a, 0)
+            inside = [b for b, d in parts[1].items() if b != a and d != c and exact_quotient(c, d) is not None]
+            coefficient = self.number(c, [b for b in axes if b in inside])
             total = total + coefficient * symbol(self.axis_name[a])
         return total
 
     def number(self, c: Extent, inside: Sequence[str]) -> Extent:
         """A coefficient or an offset; `inside` are the axes whose extents it may be the product of."""
-        if isinstance(c, int) and c in SMALL:
-            return c
-        found = self.as_product(c, inside)
+        found = self.as_product(c, inside) if c not in (0, 1, -1) else None
         if found is not None:
             return found
+        if isinstance(c, int) and c in SMALL:
+            return c
         if isinstance(c, int) and c < 0:
             return self.parameter(-c) * -1
         return self.parameter(c)
@@ -222,10 +226,10 @@ def same_axes(p: TileProgram) -> dict[str, str]:
             groups[x] = one
 
     for o in p.operands:
-        indices = [x.index for s in p.stages for x in (*s.loads(), *s.stores) if x.operand == o.name]
+        indices = [x.index for s in p.stages for x in accesses_of(s, o.name)]
         for d in range(len(o.shape)):
             axes = [str(i[d]) for i in indices if str(i[d]) in groups]
-            for a, b in zip(axes, axes[1:]):
+            for a, b in pairwise(axes):
                 join(a, b)
     return {a: members[0] for a, members in groups.items()}
 

@@ -8,12 +8,12 @@ then no tile may cut it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from fusec.errors import BugError
-from fusec.ir.dim import Dim, Extent
-from fusec.ir.expr import TRANSCENDENTAL, Expr, Load, Prim, Ref, cast, prim, walk
+from fusec.ir.dim import Dim, Extent, linear, substitute, symbols_of
+from fusec.ir.expr import TRANSCENDENTAL, Expr, Index, Load, Prim, Ref, cast, prim, walk
 from fusec.ir.graph import Graph, Node, Value
 from fusec.ir.types import DType
 from fusec.lower.draft import FOLDS, Again, Attempt, Axes, Choices, Demand, Draft, folded
@@ -51,6 +51,11 @@ def make_stages(group: Group, nodes: tuple[Node, ...], graph: Graph, names: Call
     raise BugError(f"lowering {group.label} does not come to an end")
 
 
+def rank(v: Value) -> int:
+    """The number of dimensions that are more than 1."""
+    return sum(d != 1 for d in v.shape)
+
+
 class _Stages:
     """One attempt."""
 
@@ -61,7 +66,7 @@ class _Stages:
         self.axes = Axes(choices)
         self.a = Attempt(graph, nodes, names, choices.stored, self.axes)
         self.order = {v.name: i for i, n in enumerate(nodes) for v in n.outputs}
-        self.outputs = sorted(group.outputs, key=lambda v: self.order[v.name])
+        self.outputs = sorted(group.outputs, key=lambda v: (rank(v), self.order[v.name]))
         self.units = any(n.op == "matmul" for n in nodes)
         self.task: list[str] = []
         self.placed: list[Draft] = []
@@ -75,7 +80,7 @@ class _Stages:
             if v.name in self.a.demands:
                 self.place(node, v, self.a.demands[v.name])
             elif v.name in self.extra:
-                self.unread(v)
+                self.place_unread(node, v)
         self.store_costly()
         return Staged(self.a, self.task, [*reversed(self.placed), *last], self.resolved)
 
@@ -139,8 +144,36 @@ class _Stages:
         stage.stores = [Store(out, (j,), scope.element(node.output, (j,))) for j in range(n)]
         return stage
 
-    def unread(self, v: Value) -> None:
-        raise BugError(f"{v.name} leaves a group of another shape that does not need it")
+    def place_unread(self, node: Node, v: Value) -> None:
+        """An output of another shape that no stage demands: keep it where it is computed, or give it a stage."""
+        if v.name in self.a.seen:
+            self.choices.stored.add(v.name)
+            raise Again
+        index = self.common_index(v, set())
+        demand = Demand("", Draft(list(self.task)), True, index or v.shape, False, v.dtype)
+        self.fill_local(node, v, [demand], self.a.folds(node), free=index is None)
+
+    def common_index(self, v: Value, tried: set[str]) -> tuple[Entry, ...] | None:
+        """Where the rest of the group stands in a value that it does not need itself: from what is made of or into it."""
+        if v.name in self.a.seen:
+            return self.a.seen[v.name]
+        if v.name in tried:
+            return None
+        tried.add(v.name)
+        node = self.a.maker.get(v.name)
+        if node is not None and node.op in FOLDS and node.op != "matmul":
+            whole, axes = self.common_index(node.operands[0], tried), folded(node)
+            if whole is not None:
+                kept = [(d, i) for d, i in enumerate(whole) if node.attr("keepdims") or d not in axes]
+                return tuple(0 if d in axes else i for d, i in kept)
+        same = [x for x in node.operands if x.shape == v.shape] if node is not None and self.pointwise(node) else []
+        readers = [n for n in self.nodes if any(x.name == v.name for x in n.operands) and self.pointwise(n)]
+        same += [n.output for n in readers if n.output.shape == v.shape]
+        return next((i for x in same if (i := self.common_index(x, tried)) is not None), None)
+
+    def pointwise(self, node: Node) -> bool:
+        """Whether a node is elementwise."""
+        return node.op in INTERNAL or ops.get(node.op).kind is Kind.ELEMENTWISE
 
     # --- folds and stored values
 
@@ -176,12 +209,11 @@ class _Stages:
         """The fold axes of a node, and where they stand in its (first) input; those of the stage where they are equal."""
         x = node.operands[0]
         dims = (len(x.shape) - 1,) if node.op == "matmul" else folded(node)
-        made = [(d, *self.axes.make(("fold", node.output.name, d), x.shape[d], node.op == "matmul")) for d in dims]
+        product = node.op == "matmul"  # its fold stays one axis: that is what register tiles are made for
+        made = [(d, *self.axes.make(("fold", node.output.name, d), x.shape[d], product, not product)) for d in dims]
         names = [n for _, names, _ in made for n in names]
         at: dict[int, Entry] = {d: i for d, _, i in made}
         if reuse and [self.axes.extents[n] for n in names] == [self.axes.extents[n] for n in reuse]:
-            from fusec.ir.dim import substitute
-
             same: dict[str, Extent] = {n: axis_symbol(r) for n, r in zip(names, reuse, strict=True)}
             at = {d: substitute(i, same) if isinstance(i, int | Dim) else i for d, i in at.items()}
             names = list(reuse)
@@ -196,8 +228,6 @@ class _Stages:
         if node.op in ("argmax", "argmin"):
             (place,) = at.values()
             assert isinstance(place, int | Dim)
-            from fusec.ir.expr import Index
-
             return Fold(name, FOLDS[node.op], (e, Index(place)))
         monoid = FOLDS[node.op]
         if x.dtype is DType.BOOL:
@@ -217,14 +247,17 @@ class _Stages:
         """Follow a fold's result through pointwise work of its own shape that only it feeds: that end is what to keep."""
         while v.name not in {o.name for o in self.outputs} and self.a.uses[v.name] == 1:
             (reader,) = (n for n in self.nodes if any(x.name == v.name for x in n.operands))
-            elementwise = reader.op in INTERNAL or ops.get(reader.op).kind is Kind.ELEMENTWISE
-            if not elementwise or reader.output.shape != v.shape or reader.output.name == self.outputs[-1].name:
+            if (
+                not self.pointwise(reader)
+                or reader.output.shape != v.shape
+                or reader.output.name == self.outputs[-1].name
+            ):
                 break
             v = reader.output
         return v
 
-    def fill_local(self, node: Node, v: Value, demands: list[Demand], fold: bool) -> None:
-        """A stage of its own, which keeps the value in a local."""
+    def fill_local(self, node: Node, v: Value, demands: list[Demand], fold: bool, free: bool = False) -> None:
+        """A stage of its own, which keeps the value in a local. `free`: it has no index in common with the others."""
         index, own, shared = list[Entry](), list[int](), dict[str, None]()
         names: list[str] = []
         cut = set(self.task)
@@ -232,8 +265,10 @@ class _Stages:
         for d, n in enumerate(v.shape):
             entries = {e.index[d] for e in demands}
             used = frozenset[str]().union(*(axes_of(i) for i in entries))
-            plain = len(entries) == 1 and not any(e.guard for e in demands)
+            plain = len(entries) == 1 and not free and not any(e.guard for e in demands)
             (first, *_) = entries
+            if v.name in self.extra and not self.covers(first, n, shared):
+                plain = False  # an output is written as a whole, even if the others need a part of it
             if plain and used <= cut and isinstance(first, int | Dim):
                 index.append(first)
                 shared |= dict.fromkeys(sorted(used, key=self.task.index))
@@ -266,9 +301,11 @@ class _Stages:
             stage.body = scope.body
         extents = self.axes.extents
         kept = [d for d in own if v.shape[d] != 1 or axes_of(index[d])]
-        local = self.a.operands.local(held, (*(extents[t] for t in task), *(v.shape[d] for d in kept)))
         here: tuple[Extent, ...] = tuple(axis_symbol(t) for t in task)
-        stage.stores = [Store(local, (*here, *(index[d] for d in kept)), value)]
+        local = ""
+        if any(e.ref for e in demands):
+            local = self.a.operands.local(held, (*(extents[t] for t in task), *(v.shape[d] for d in kept)))
+            stage.stores.append(Store(local, (*here, *(index[d] for d in kept)), value))
         if v.name in self.extra:
             out = self.a.operands.get("output", v.name, v.dtype, v.shape)
             stage.stores.append(Store(out, tuple(index), cast(value, v.dtype)))
@@ -276,6 +313,24 @@ class _Stages:
             fill = literal(0, held) if e.guard else None
             self.resolved[e.ref] = Load(local, (*here, *(e.index[d] for d in kept)), held, fill)
         self.placed.append(stage)
+
+    def covers(self, index: Entry, n: Extent, taken: Iterable[str]) -> bool:
+        """Whether an index runs through a dimension of `n`, each place once, along axes that no other dimension has taken."""
+        if not isinstance(index, int | Dim):
+            return False
+        axes = [a for a in self.axes.extents if a in symbols_of(index)]
+        parts = linear(index, axes)
+        if parts is None or parts[0] != 0 or any(a in taken for a in axes):
+            return False
+        left = dict(parts[1])
+        total: Extent = 1
+        while left:
+            inner = next((a for a, c in left.items() if c == total), None)
+            if inner is None:
+                return False
+            del left[inner]
+            total = total * self.axes.extents[inner]
+        return total == n
 
     def tolerate(self, node: Node, v: Value, stage: Draft, demands: list[Demand]) -> None:
         """A stage that lacks a task axis is repeated for each tile along it: fine for row statistics of a contraction."""
@@ -333,5 +388,4 @@ class _Stages:
         if node.op in INTERNAL and refs[0] is not None:
             return list(walk(INTERNAL[node.op](refs[0], dict(node.attrs), (0,) * len(node.output.shape))))
         scalar = ops.get(node.op).scalar
-        return [] if scalar is None else list(walk(scalar(refs, dict(node.attrs))))  # type: ignore[arg-type]
-
+        return [] if scalar is None else list(walk(scalar(refs, dict(node.attrs))))

@@ -149,7 +149,7 @@ class _Scope:
         while left:
             found = next((a for a, c in left.items() if c == span or -1 * c == span), None)
             if found is None:
-                if all(isinstance(x, int) for x in left.values()):
+                if isinstance(span, int) and all(isinstance(x, int) for x in left.values()):
                     raise BugError(f"the store to {operand} at {i} may hit an element twice")
                 return  # coefficients that are parameters: not provable here
             del left[found]

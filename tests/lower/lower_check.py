@@ -54,7 +54,9 @@ def bound(x: Any, symbols: Mapping[str, int]) -> Any:
     return evaluate(x, symbols) if hasattr(x, "terms") else x
 
 
-def run_call(call: Call, env: Mapping[str, Array], symbols: Mapping[str, int], tile: Mapping[str, int]) -> dict[str, Array]:
+def run_call(
+    call: Call, env: Mapping[str, Array], symbols: Mapping[str, int], tile: Mapping[str, int]
+) -> dict[str, Array]:
     """The outputs of a call by value name, flat."""
     params = {n: evaluate(d, symbols) for n, d in call.params}
     where = dict(call.operands)
@@ -79,7 +81,9 @@ def check(
     assert parse_program(text) == call.program, text
     want = reference(graph, feeds, symbols)
     for tile in ({a.name: 1 for a in call.program.axes}, {a.name: 3 for a in call.program.axes}, {}):
-        extents = {a.name: evaluate(a.extent, {n: evaluate(d, symbols) for n, d in call.params}) for a in call.program.axes}
+        extents = {
+            a.name: evaluate(a.extent, {n: evaluate(d, symbols) for n, d in call.params}) for a in call.program.axes
+        }
         if tile and np.prod([max(1, -(-e // tile[a])) for a, e in extents.items()]) > 300:
             tile = {a: -(-e // 4) for a, e in extents.items()}
         got = run_call(call, want, symbols, tile)

@@ -25,7 +25,8 @@ ELEMENTWISE = [n for n in ops.known() if ops.get(n).kind is Kind.ELEMENTWISE]
 ATTRS: dict[str, dict[str, Any]] = {
     "leaky_relu": {"alpha": 0.3}, "elu": {"alpha": 0.7}, "selu": {"alpha": 1.5, "gamma": 1.1}, "celu": {"alpha": 0.8},
     "hard_sigmoid": {"alpha": 0.2, "beta": 0.4}, "thresholded_relu": {"alpha": 0.5}, "gelu": {"approximate": "tanh"},
-    "swish": {"alpha": 1.3}, "shrink": {"lambd": 0.5, "bias": 0.25}, "isinf": {"detect_negative": True, "detect_positive": False},
+    "swish": {"alpha": 1.3}, "shrink": {"lambd": 0.5, "bias": 0.25},
+    "isinf": {"detect_negative": True, "detect_positive": False},
 }  # fmt: skip
 B = symbol("B")
 
@@ -79,7 +80,9 @@ def test_elementwise(name: str) -> None:
     assert tried
 
 
-def one(op: str, *shapes: tuple[int, ...], dtype: DType = DType.F32, dtypes: tuple[DType, ...] = (), **attrs: Any) -> Any:
+def one(
+    op: str, *shapes: tuple[int, ...], dtype: DType = DType.F32, dtypes: tuple[DType, ...] = (), **attrs: Any
+) -> Any:
     dtypes = dtypes or (dtype,) * len(shapes)
     feeds = {f"x{i}": data(i, s, d) for i, (s, d) in enumerate(zip(shapes, dtypes))}
     ins = [value(f"x{i}", *s, dtype=d) for i, (s, d) in enumerate(zip(shapes, dtypes))]
@@ -126,7 +129,9 @@ REDUCTIONS = ["reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_m
 
 
 @pytest.mark.parametrize("op", REDUCTIONS)
-@pytest.mark.parametrize("axes, keepdims", [((2,), False), ((0, 2), True), ((0, 1, 2), False), ((1,), True), ((), True)])
+@pytest.mark.parametrize(
+    "axes, keepdims", [((2,), False), ((0, 2), True), ((0, 1, 2), False), ((1,), True), ((), True)]
+)
 def test_reductions(op: str, axes: tuple[int, ...], keepdims: bool) -> None:
     for dtype in (DType.F32, DType.F64, DType.F16, DType.BF16, DType.I64, DType.I32, DType.BOOL):
         if dtype is DType.BOOL and op not in ("reduce_max", "reduce_min"):
@@ -216,13 +221,32 @@ def test_gathers(indices: DType) -> None:
     w = weight("i", np.array(-1, indices.numpy) if indices.is_signed else np.array(2, indices.numpy))
     check([apply("gather", "y", value("x", 5, 4, 3), w.value, axis=1)], {"x": x}, weights=[w])
     e = r.integers(low, 4, (5, 2, 3)).astype(indices.numpy)
-    check([apply("gather_elements", "y", value("x", 5, 4, 3), value("i", 5, 2, 3, dtype=indices), axis=1)], {"x": x, "i": e})
+    check(
+        [apply("gather_elements", "y", value("x", 5, 4, 3), value("i", 5, 2, 3, dtype=indices), axis=1)],
+        {"x": x, "i": e},
+    )
     n = r.integers(low // 2, 3, (5, 2, 2)).astype(indices.numpy)
-    check([apply("gather_nd", "y", value("x", 5, 4, 3), value("i", 5, 2, 2, dtype=indices), batch_dims=1)], {"x": x, "i": n})
-    check([apply("gather_nd", "y", value("x", 5, 4, 3), value("i", 5, 2, 2, dtype=indices), batch_dims=0)], {"x": x, "i": n})
+    check(
+        [apply("gather_nd", "y", value("x", 5, 4, 3), value("i", 5, 2, 2, dtype=indices), batch_dims=1)],
+        {"x": x, "i": n},
+    )
+    check(
+        [apply("gather_nd", "y", value("x", 5, 4, 3), value("i", 5, 2, 2, dtype=indices), batch_dims=0)],
+        {"x": x, "i": n},
+    )
 
 
 def test_every_native_op_is_covered() -> None:
-    covered = {*ELEMENTWISE, *(v[0] for v in VIEWS), *REDUCTIONS, "iota", "dims", "argmax", "argmin", "softmax", "log_softmax"}
+    covered = {
+        *ELEMENTWISE,
+        *(v[0] for v in VIEWS),
+        *REDUCTIONS,
+        "iota",
+        "dims",
+        "argmax",
+        "argmin",
+        "softmax",
+        "log_softmax",
+    }
     covered |= {"layer_norm", "rms_norm", "matmul", "attention", "gather", "gather_elements", "gather_nd"}
     assert {n for n in ops.known() if ops.get(n).kind is not Kind.OPAQUE} <= covered

@@ -1,0 +1,171 @@
+"""Whether a set of nodes can run as one kernel, and why not: the limits of lowering and of the templates, stated once.
+
+A kernel is a map (pointwise work, views, gathers), a row program (reductions with pointwise work around them), a
+contraction with what is done to its operands before and to its result after, or two contractions that meet in a panel.
+A single node is always taken where its dtypes are native.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fusec.ir.dim import product
+from fusec.ir.graph import Node, Value
+from fusec.ir.types import TensorType
+from fusec.ops import op as ops
+from fusec.ops.op import Kind
+from fusec.rewrite.fused import Verdict
+from fusec.target import Target
+
+MAX_CONTRACTIONS = 2
+"""A chain is two matrix products; attention is two by itself."""
+PANEL_ELEMENTS = 1 << 16
+"""Elements in a row of a panel between two contractions, or between one and a reduction: it stays in cache, rows and all."""
+ASKS_ALL = frozenset(["concat", "pad", "gather", "gather_elements", "gather_nd"])
+"""Ops that ask their inputs at places outside or read from memory: folds cannot be asked so."""
+
+
+def accepts(nodes: Sequence[Node], outputs: Sequence[Value], target: Target | None = None) -> Verdict:
+    """Whether nodes (in topological order) that store `outputs` can be one kernel."""
+    del target  # all CPU levels have the same templates
+    for check in (_native, _contractions, _after_folds, _reshapes, _panels):
+        verdict = check(nodes, outputs)
+        if not verdict.ok:
+            return verdict
+    return _outputs(nodes, outputs)
+
+
+TAKEN = Verdict(True, "a template takes it")
+
+
+def _native(nodes: Sequence[Node], _: Sequence[Value]) -> Verdict:
+    for n in nodes:
+        if ops.get(n.op).kind is Kind.OPAQUE:
+            return Verdict(False, f"{n.op} runs on the host")
+        for v in (*n.operands, *n.outputs):
+            if not isinstance(v.type, TensorType) or v.type.shape is None or not v.type.dtype.is_native:
+                return Verdict(False, f"{v} is not what kernels compute on")
+    return TAKEN
+
+
+def _contractions(nodes: Sequence[Node], _: Sequence[Value]) -> Verdict:
+    products = [n for n in nodes if ops.get(n.op).kind is Kind.CONTRACTION]
+    if len(nodes) == 1 or not products:
+        return TAKEN
+    weight = sum(2 if n.op == "attention" else 1 for n in products)
+    if weight > MAX_CONTRACTIONS:
+        return Verdict(False, f"{weight} contractions: a kernel has at most {MAX_CONTRACTIONS}")
+    if len(products) == 2:
+        first, second = products
+        feeds = _descendants(nodes, {first.outputs[0].name})
+        if second.operands[0].name not in feeds:
+            return Verdict(False, "the second contraction does not read the first through its left operand")
+        if second.operands[1].name in feeds:
+            return Verdict(False, "the second contraction reads the first through its right operand")
+    return TAKEN
+
+
+def _after_folds(nodes: Sequence[Node], _: Sequence[Value]) -> Verdict:
+    """Folds are computed once per row or tile, so nothing behind them may ask for elements at arbitrary places."""
+    folds = {v.name for n in nodes if _folds(n) for v in n.outputs}
+    behind = _descendants(nodes, folds)
+    for n in nodes:
+        if n.op in ASKS_ALL and any(v.name in behind for v in n.operands):
+            return Verdict(False, f"{n.op} asks a fold's result at places that no tile of it holds")
+    return TAKEN
+
+
+def _reshapes(nodes: Sequence[Node], outputs: Sequence[Value]) -> Verdict:
+    """In a contraction's group an index must stay affine without cutting its columns or its sum in two."""
+    if not any(ops.get(n.op).kind is Kind.CONTRACTION for n in nodes):
+        return TAKEN
+    made = {v.name for n in nodes for v in n.outputs}
+    for n in nodes:
+        if n.op != "reshape":
+            continue
+        x, out = n.operands[0], n.outputs[0]
+        last = len(outputs) == 1 and out.name == outputs[0].name
+        if x.name in made and not last and not splits(x.shape, out.shape):
+            return Verdict(
+                False, f"the reshape of {x.type} to {out.type} merges dimensions inside a contraction's group"
+            )
+    return TAKEN
+
+
+def _panels(nodes: Sequence[Node], _: Sequence[Value]) -> Verdict:
+    """What a contraction leaves for another fold is kept whole, per row."""
+    for n in nodes:
+        if ops.get(n.op).kind is not Kind.CONTRACTION or len(nodes) == 1:
+            continue
+        columns = n.outputs[0].shape[-1]
+        after = _descendants(nodes, {n.outputs[0].name})
+        folded = any(_folds(m) and any(v.name in after for v in m.operands) for m in nodes if m is not n)
+        if folded and isinstance(columns, int) and columns > PANEL_ELEMENTS:
+            return Verdict(False, f"a panel of {columns} columns is more than {PANEL_ELEMENTS}")
+    return TAKEN
+
+
+def _outputs(nodes: Sequence[Node], outputs: Sequence[Value]) -> Verdict:
+    """Every output has the main one's shape, or lies on the way to it, or is folded from what it needs, too."""
+    if len(outputs) < 2:
+        return TAKEN
+    order = {v.name: i for i, n in enumerate(nodes) for v in n.outputs}
+    main = max(outputs, key=lambda v: (sum(d != 1 for d in v.shape), order[v.name]))
+    needed = _ancestors(nodes, main.name)
+    for v in outputs:
+        if v.shape != main.shape and not _has_index(nodes, v, needed):
+            return Verdict(False, f"{v} has no index in common with {main}")
+    reached = _descendants(nodes, {v.name for n in nodes if ops.get(n.op).kind is Kind.CONTRACTION for v in n.outputs})
+    for v in outputs:
+        if reached and v.name not in reached:
+            return Verdict(False, f"{v} leaves a contraction's group without coming from its result")
+    return TAKEN
+
+
+def _has_index(nodes: Sequence[Node], v: Value, needed: set[str]) -> bool:
+    if v.name in needed:
+        return True
+    node = next((n for n in nodes if any(v.name == o.name for o in n.outputs)), None)
+    if node is None:
+        return False
+    kind = ops.get(node.op).kind
+    if kind is Kind.REDUCTION:
+        return _has_index(nodes, node.operands[0], needed)
+    same = [x for x in node.operands if x.shape == v.shape]
+    return kind is Kind.ELEMENTWISE and any(_has_index(nodes, x, needed) for x in same)
+
+
+def splits(coarse: Sequence[object], fine: Sequence[object]) -> bool:
+    """Whether a reshape only cuts dimensions: each of the old ones is a product of neighbouring new ones."""
+    old, new = [d for d in coarse if d != 1], [d for d in fine if d != 1]
+    at = 0
+    for d in old:
+        for end in range(at + 1, len(new) + 1):
+            if product(new[at:end]) == d:  # type: ignore[arg-type]
+                at = end
+                break
+        else:
+            return False
+    return at == len(new)
+
+
+def _folds(n: Node) -> bool:
+    return ops.get(n.op).kind in (Kind.REDUCTION, Kind.CONTRACTION)
+
+
+def _descendants(nodes: Sequence[Node], start: set[str]) -> set[str]:
+    """The names in `start` and those of all values that are computed from them."""
+    out = set(start)
+    for n in nodes:
+        if any(v.name in out for v in n.operands):
+            out.update(v.name for v in n.outputs)
+    return out
+
+
+def _ancestors(nodes: Sequence[Node], end: str) -> set[str]:
+    """The name `end` and those of all values that it is computed from."""
+    out = {end}
+    for n in reversed(nodes):
+        if any(v.name in out for v in n.outputs):
+            out.update(v.name for v in n.operands)
+    return out

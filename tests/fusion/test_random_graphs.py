@@ -6,7 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fusec.passes.default import FUSION_PASSES
+from fusec.lower.lower import lower
+from fusec.passes.default import FUSION_PASSES, fuse_default
 from fusec.rewrite.fused import Verdict, unfused
 from fusec.rewrite.fusion import FusionPass, fuse
 
@@ -139,3 +140,13 @@ def test_a_long_graph_with_hubs_is_fused_in_time(fusing):
     fused = fuse(graph, FUSION_PASSES, fusing.context)
     fusing.check_partition(fused)
     assert 4_000 <= len(fused.groups) <= 4_002
+
+
+@given(steps())
+@QUIET
+def test_what_is_fused_can_be_lowered(fusing, drawn):
+    recipe, outputs, _ = drawn
+    graph = build(fusing.Sketch(), recipe, outputs)
+    fused = fuse_default(graph, fusing.context)
+    fusing.check_partition(fused)
+    lower(fused)

@@ -116,13 +116,17 @@ class _Contract:
 
     def _columns(self, rows: Rows, m: Value, m_end: Value) -> None:
         low, high = self.ctx.bounds(self.form.n)
-        with self.b.loop(low, high, self.group, hint="group") as loop:
+        first = low
+        if self.packed is not None:  # a tile may begin inside a panel
+            width = self.b.i64(self.width)
+            first = self.b.mul(self.b.op("udiv", low, width), width)
+        with self.b.loop(first, high, self.group, hint="group") as loop:
             end = self.b.smin(self.b.add(loop.index, self.b.i64(self.group)), high)
             self.ctx.symbols[self._name("group")] = loop.index
             with self.b.loop(loop.index, end, self.span, hint="panel") as panel:
                 places = self._panels(panel.index, high)
                 self._tiles(rows, places, m, m_end, self.b.sub(panel.index, loop.index))
-            with self._range(self.form.n, loop.index, end):
+            with self._range(self.form.n, self.b.smax(loop.index, low), end):
                 self._epilogue()
 
     def _tiles(self, rows: Rows, panels: Sequence[Value], m: Value, m_end: Value, column: Value) -> None:

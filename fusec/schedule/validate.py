@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from itertools import pairwise
 from math import prod
 
 import numpy as np
@@ -19,10 +18,9 @@ import numpy.typing as npt
 from fusec.errors import BugError
 from fusec.kernels.kernel import BoundKernel, IntArray
 from fusec.schedule.clocks import Clocks, simulate
-from fusec.schedule.region import ALIGNMENT, BoundCall, BoundRegion
+from fusec.schedule.region import ALIGNMENT, BoundRegion
 from fusec.schedule.schedule import Schedule
-
-BoolArray = npt.NDArray[np.bool_]
+from fusec.schedule.uses import Use, Uses, meet, steps, view_of
 
 
 class ScheduleError(BugError):
@@ -31,24 +29,13 @@ class ScheduleError(BugError):
     code = "FS-B002"
 
 
-@dataclass(frozen=True, eq=False)
-class _Use:
-    """Tasks that touch one buffer through one logical shape: their numbers, whether they write, and where."""
-
-    tasks: IntArray
-    writes: BoolArray
-    boxes: IntArray
-
-
 def validate(schedule: Schedule, region: BoundRegion) -> None:
     """Prove a schedule, or raise ScheduleError with the names of the tasks that are wrong."""
     _check_tiles(schedule, region)
     clocks = simulate(schedule, ScheduleError)
-    step = _steps(schedule, region)
-    uses = _uses(schedule, region)
-    for name, by_shape in uses.items():
-        _check_conflicts(schedule, clocks, step, name, list(by_shape.items()))
-    _check_arena(schedule, region, clocks, {n: [u.tasks for u in by_shape.values()] for n, by_shape in uses.items()})
+    uses = Uses(schedule, region)
+    _check_conflicts(schedule, region, clocks, uses)
+    _check_arena(schedule, region, clocks, uses)
     _check_within(region)
     _check_written(region)
 
@@ -86,20 +73,16 @@ def _check_within(region: BoundRegion) -> None:
                 if call.buffers[read] != call.buffers[write] or call.buffers[write] not in region.mutable:
                     continue
                 reads, writes = call.kernel.reads[read], call.kernel.writes[write]
-                meet = _meet(reads, _shape(call, read), writes, _shape(call, write))
+                meets = meet(reads, view_of(call.kernel, read), writes, view_of(call.kernel, write))
                 step = _tile_steps(call.kernel)
-                meet &= step[:, None] == step
-                np.fill_diagonal(meet, False)
-                if meet.any():
-                    x, y = np.argwhere(meet)[0].tolist()
+                meets &= step[:, None] == step
+                np.fill_diagonal(meets, False)
+                if meets.any():
+                    x, y = np.argwhere(meets)[0].tolist()
                     raise ScheduleError(
                         f"{call.label}: tile {x} reads bytes of {call.buffers[write]} that tile {y} writes, "
                         "and no sequential axis orders them"
                     )
-
-
-def _shape(call: BoundCall, operand: str) -> tuple[tuple[int, ...], int]:
-    return call.kernel.shape(operand), call.kernel.kernel.program.operand[operand].dtype.itemsize
 
 
 def _tile_steps(kernel: BoundKernel) -> IntArray:
@@ -110,124 +93,36 @@ def _tile_steps(kernel: BoundKernel) -> IntArray:
     return out
 
 
-def _steps(s: Schedule, region: BoundRegion) -> IntArray:
-    """Program order as one number per task: its call, then the sequential coordinates of its first tile."""
-    index = np.zeros(len(s.tasks), np.int64)
-    scale = 1
-    for c, call in enumerate(region.calls):
-        sequential = [j for j, a in enumerate(call.kernel.kernel.program.axes) if a.sequential]
-        if not sequential:
-            continue
-        mine = np.flatnonzero(s.tasks[:, 0] == c)
-        coordinates = np.unravel_index(s.tasks[mine, 1], call.kernel.grid)
-        for j in sequential:
-            index[mine] = index[mine] * call.kernel.grid[j] + coordinates[j]
-        scale = max(scale, prod([call.kernel.grid[j] for j in sequential]))
-    out: IntArray = s.tasks[:, 0] * scale + index
-    return out
+def _check_conflicts(s: Schedule, region: BoundRegion, clocks: Clocks, uses: Uses) -> None:
+    """Two tasks that touch the same bytes, one of them writing, run in the order of the program."""
+    step = steps(s, region.calls)
+    if s.workers == 1 and (np.diff(step[s.queues]) >= 0).all():
+        return  # one after the other, in program order
+    for name, of_buffer in uses.of.items():
+        for i, a in enumerate(of_buffer):
+            for b in of_buffer[: i + 1]:
+                if a.writes or b.writes:
+                    _check_pair(s, clocks, step, name, a, b, uses.meet(a, b))
 
 
-def _uses(s: Schedule, region: BoundRegion) -> dict[str, dict[tuple[tuple[int, ...], int], _Use]]:
-    """Buffer -> (logical shape, bytes per element) -> uses, for buffers that are written."""
-    parts = defaultdict[str, dict[tuple[tuple[int, ...], int], list[tuple[IntArray, bool, IntArray]]]](dict)
-    by_call = np.argsort(s.tasks[:, 0], kind="stable")
-    bounds = np.searchsorted(s.tasks[by_call, 0], np.arange(len(region.calls) + 1))
-    known: dict[tuple[int, bytes], tuple[dict[str, IntArray], dict[str, IntArray]]] = {}
-    for c, call in enumerate(region.calls):
-        mine = by_call[bounds[c] : bounds[c + 1]]
-        runs = s.tasks[mine, 1:3]
-        key = id(call.kernel), runs.tobytes()
-        if key not in known:
-            known[key] = _run_boxes(call.kernel.reads, runs), _run_boxes(call.kernel.writes, runs)
-        for writes, boxes in zip((False, True), known[key], strict=True):
-            for name, box in boxes.items():
-                buffer = call.buffers[name]
-                shape = _shape(call, name)
-                if buffer in region.mutable and 0 not in shape[0]:
-                    parts[buffer].setdefault(shape, []).append((mine, writes, box))
-    return {n: {shape: _joined(p) for shape, p in by_shape.items()} for n, by_shape in parts.items()}
-
-
-def _joined(parts: list[tuple[IntArray, bool, IntArray]]) -> _Use:
-    tasks = np.concatenate([t for t, _, _ in parts])
-    writes = np.repeat(np.array([w for _, w, _ in parts]), [len(t) for t, _, _ in parts])
-    return _Use(tasks, writes, np.concatenate([b for _, _, b in parts]))
-
-
-def _run_boxes(tiles: dict[str, IntArray], runs: IntArray) -> dict[str, IntArray]:
-    """The hull of each run, whatever the order of the runs."""
-    if not len(runs):
-        return {name: boxes[:0] for name, boxes in tiles.items()}
-    starts = runs[:, 0]
-    order = None if (starts[1:] > starts[:-1]).all() else np.argsort(starts)
-    out = {}
-    for name, boxes in tiles.items():
-        box = np.empty((len(runs), *boxes.shape[1:]), np.int64)
-        rows = slice(None) if order is None else order
-        ascending = starts[rows]
-        box[rows, :, 0] = np.minimum.reduceat(boxes[:, :, 0], ascending)
-        box[rows, :, 1] = np.maximum.reduceat(boxes[:, :, 1], ascending)
-        out[name] = box
-    return out
-
-
-def _check_conflicts(
-    s: Schedule, clocks: Clocks, step: IntArray, name: str, uses: list[tuple[tuple[tuple[int, ...], int], _Use]]
+def _check_pair(
+    s: Schedule, clocks: Clocks, step: IntArray, name: str, a: Use, b: Use, meet: npt.NDArray[np.bool_]
 ) -> None:
-    for i, (shape, a) in enumerate(uses):
-        for other, b in uses[: i + 1]:
-            if not (a.writes.any() or b.writes.any()):
-                continue
-            meet = _meet(a.boxes, shape, b.boxes, other) & (a.writes[:, None] | b.writes)
-            now, then = step[a.tasks][:, None], step[b.tasks]
-            wrong: BoolArray = np.asarray(meet & (then < now) & ~clocks.follows(a.tasks, b.tasks))
-            if a is not b:
-                wrong |= meet & (now < then) & ~clocks.follows(b.tasks, a.tasks).T
-            if wrong.any():
-                x, y = np.argwhere(wrong)[0].tolist()
-                first, second = sorted((int(a.tasks[x]), int(b.tasks[y])), key=lambda t: int(step[t]))
-                raise ScheduleError(
-                    f"{s.task_name(second)} may start before {s.task_name(first)} is done, and both touch {name}"
-                )
+    now, then = step[a.tasks][:, None], step[b.tasks]
+    wrong: npt.NDArray[np.bool_] = np.asarray(meet & (then < now) & ~clocks.follows(a.tasks, b.tasks))
+    if a is not b:
+        wrong |= meet & (now < then) & ~clocks.follows(b.tasks, a.tasks).T
+    if wrong.any():
+        x, y = np.argwhere(wrong)[0].tolist()
+        first, second = sorted((int(a.tasks[x]), int(b.tasks[y])), key=lambda t: int(step[t]))
+        raise ScheduleError(
+            f"{s.task_name(second)} may start before {s.task_name(first)} is done, and both touch {name}"
+        )
 
 
-def _meet(
-    a: IntArray, shape: tuple[tuple[int, ...], int], b: IntArray, other: tuple[tuple[int, ...], int]
-) -> BoolArray:
-    """[i, j]: box i of a may share an element with box j of b."""
-    if shape == other:
-        low, high = np.maximum(a[:, None, :, 0], b[:, :, 0]), np.minimum(a[:, None, :, 1], b[:, :, 1])
-        return np.asarray((low < high).all(2))
-    if shape[1] != other[1] or prod(shape[0]) != prod(other[0]):
-        return np.ones((len(a), len(b)), np.bool_)
-    out = np.ones((len(a), len(b)), np.bool_)
-    for (a_low, a_high), (b_low, b_high) in zip(*_merged(a, shape[0], b, other[0]), strict=True):
-        out &= (a_low[:, None] < b_high) & (b_low < a_high[:, None])
-    return out
-
-
-def _merged(
-    a: IntArray, shape: tuple[int, ...], b: IntArray, other: tuple[int, ...]
-) -> tuple[list[tuple[IntArray, IntArray]], list[tuple[IntArray, IntArray]]]:
-    """Intervals of row-major positions, one per group of dimensions that cover the same elements in both shapes."""
-    cuts = [{prod(x[d:]) for d in range(len(x) + 1)} for x in (shape, other)]
-    sizes = sorted(cuts[0] & cuts[1])
-    out: tuple[list[tuple[IntArray, IntArray]], list[tuple[IntArray, IntArray]]] = ([], [])
-    for intervals, boxes, dims in zip(out, (a, b), (shape, other), strict=True):
-        strides = [prod(dims[d + 1 :]) for d in range(len(dims))]
-        empty = (boxes[..., 0] >= boxes[..., 1]).any(1)
-        for small, big in pairwise(sizes):
-            mine = [d for d in range(len(dims)) if small <= strides[d] < big and dims[d] > 1]
-            weights = np.array([strides[d] // small for d in mine], np.int64)
-            low = (boxes[:, mine, 0] * weights).sum(1)
-            high = ((boxes[:, mine, 1] - 1) * weights).sum(1) + 1
-            intervals.append((low, np.where(empty, -1, high)))  # nothing starts below -1
-    return out
-
-
-def _check_arena(s: Schedule, region: BoundRegion, clocks: Clocks, users: dict[str, list[IntArray]]) -> None:
+def _check_arena(s: Schedule, region: BoundRegion, clocks: Clocks, uses: Uses) -> None:
     """Every used temporary has a place inside the arena, and those that share bytes are used one after the other."""
-    names = [b.name for b in region.temps if b.bytes and b.name in users]
+    names = [b.name for b in region.temps if b.bytes and b.name in uses.of]
     for name in names:
         offset, size = s.offsets.get(name, -1), region.buffers[name].bytes
         if offset < 0 or offset % ALIGNMENT or offset + size > s.arena:
@@ -237,7 +132,7 @@ def _check_arena(s: Schedule, region: BoundRegion, clocks: Clocks, users: dict[s
     wrong = (low[:, None] < high) & (low < high[:, None])
     np.fill_diagonal(wrong, False)
     if wrong.any():
-        ordered = clocks.sets_follow([np.concatenate(users[n]) for n in names])
+        ordered = clocks.sets_follow([np.concatenate([u.tasks for u in uses.of[n]]) for n in names])
         wrong &= ~(ordered | ordered.T)
     if wrong.any():
         x, y = np.argwhere(wrong)[0].tolist()

@@ -20,7 +20,7 @@ from fusec.schedule.region import bind_calls
 from fusec.schedule.render import render
 from fusec.schedule.schedule import Schedule
 from fusec.schedule.tasks import Grain, cut_tasks
-from fusec.schedule.validate import _meet
+from fusec.schedule.uses import View, meet
 
 intervals = st.tuples(st.integers(0, 4), st.integers(0, 4)).map(sorted)
 boxes = st.lists(st.tuples(intervals, intervals), min_size=1, max_size=4)
@@ -87,8 +87,8 @@ def test_views_of_other_shapes_never_miss_a_shared_element(case):
     meets = overlaps(merge(xs, a, coarse), merge(ys, b, coarse)) > 0
     if shared:
         assert meets.all()
-        assert _meet(xs, (a, 4), ys, (b, 4)).all()
-    assert bool(meets[0, 0]) >= bool(_meet(xs, (a, 4), ys, (b, 4))[0, 0])
+        assert meet(xs, View(a, 4), ys, View(b, 4)).all()
+    assert bool(meets[0, 0]) >= bool(meet(xs, View(a, 4), ys, View(b, 4))[0, 0])
 
 
 def test_hull_of_runs():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -155,7 +156,11 @@ class RegionBinding:
         if code == FAILED:
             raise self._failure(*frame.take_status())
         if code == ABORTED:
-            raise ExecutionError("the run was aborted because the process ends", hint="wait for runs before exiting")
+            if self.planner.team.ended and threading.current_thread() is not threading.main_thread():
+                # A daemon thread at the end of the process. Python stops such threads wherever they next ask for the
+                # interpreter; stopping here is the same, and saves a traceback that nobody can do anything about.
+                threading.Event().wait()
+            raise ExecutionError("the run was aborted because the process ends", hint="run models before exit handlers")
         if code != DONE:
             raise ExecutionError(f"the driver answered {code}")
 

@@ -60,7 +60,7 @@ def data_offset() -> int:
     """
     import ctypes
 
-    arrays = [np.zeros(3, np.float32), np.zeros((2, 2))[1:], np.zeros(64, np.uint8)[5:]]
+    arrays: list[npt.NDArray[Any]] = [np.zeros(3, np.float32), np.zeros((2, 2))[1:], np.zeros(64, np.uint8)[5:]]
     for offset in (16, 24, 32):
         if all(ctypes.c_int64.from_address(id(a) + offset).value == address_of(a) for a in arrays):
             return offset

@@ -16,7 +16,7 @@ from fusec.ir.types import TensorType
 from fusec.kernels.kernel import BoundKernel, Kernel
 from fusec.knobs import Limits
 from fusec.plan.plan import Plan, RegionStep
-from fusec.runtime.binding import IDLE_BYTES, IDLE_FRAMES, Planner, RegionBinding, Spec
+from fusec.runtime.binding import IDLE_BYTES, IDLE_FRAMES, Planner, RegionBinding
 from fusec.runtime.code import KernelCode, check_target, driver_for, forget_lock
 from fusec.runtime.frame import CallCode, Frame, place
 from fusec.runtime.inputs import Feeds, as_value, named_feeds
@@ -35,8 +35,11 @@ READY = 0x101
 FAST_SHAPES = 256
 """How many combinations of input shapes the fast path knows at most."""
 
-_Bound = tuple[RegionBinding, list[Frame], int, tuple[Spec, ...]]
-"""What the fast path needs of a binding: itself, its idle frames and how many to keep, what to allocate."""
+_Fresh = tuple[str, tuple[int, ...], np.dtype[Any], int]
+_Bound = tuple[RegionBinding, list[Frame], int, tuple[_Fresh, ...]]
+"""What the fast path needs of a binding: itself, its idle frames and how many to keep, and per output its name, shape,
+dtype and IO word.
+"""
 
 
 class Session:
@@ -85,7 +88,7 @@ class Session:
             microseconds or _estimate(plan),
         )
         self._names = tuple(v.name for v in plan.outputs)
-        self._all = frozenset(self._names)
+        self._listed = list(self._names)
         self._shapes: dict[tuple[Any, ...], _Bound] = {}
         self._steps = Steps(plan, self._planner, self._forget)
         self._direct = _is_direct(plan)
@@ -121,12 +124,19 @@ class Session:
 
     def run_list(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> list[Any]:
         """The same as a list, in the order asked for; a name may be asked for twice."""
-        wanted = self._names if outputs is None else outputs
-        if self._fast is not None and not isinstance(wanted, str) and set(wanted) == self._all:
+        wanted = self._listed if outputs is None else outputs
+        if self._fast is not None and (wanted is self._listed or wanted == self._listed):
             found = self._fast(feeds)
             if found is not None:
-                return _distinct([found[n] for n in wanted])
+                return list(found.values())
         return self._run(feeds, wanted)
+
+    def binding_of(self, feeds: Feeds, step: int = 0) -> RegionBinding:
+        """The plan of a region for the shapes of these feeds: its schedules, frames and memory, to be looked at.
+
+        InputError where the feeds do not determine the region's symbols, as where a host step does.
+        """
+        return self._steps.binding(step, self._steps.symbols(self._checked(feeds)).values)
 
     def __call__(self, *arrays: Any) -> Any:
         """Run on positional inputs; the output itself where there is one, else a list."""
@@ -139,18 +149,16 @@ class Session:
 
     def _run(self, feeds: Feeds, wanted: Sequence[str]) -> list[Any]:
         self._check_outputs(wanted)
-        given = named_feeds(self.inputs, feeds)
-        values = {
-            v.name: given[v.name]
-            if given[v.name] is None and not isinstance(v.type, TensorType)
-            else as_value(v, given[v.name])
-            for v in self.inputs
-        }
+        values = self._checked(feeds)
         if self._direct:
             self._learn(values)
             if self._fast is not None and (found := self._fast(values)) is not None:
                 return _distinct([found[n] for n in wanted])
         return self._steps.run(values, wanted)
+
+    def _checked(self, feeds: Feeds) -> dict[str, Any]:
+        given = named_feeds(self.inputs, feeds)
+        return {v.name: as_value(v, given[v.name]) for v in self.inputs}
 
     def _check_outputs(self, wanted: Sequence[str]) -> None:
         if isinstance(wanted, str):
@@ -167,11 +175,10 @@ class Session:
             return
         symbols = self._steps.symbols(values).values
         binding = self._steps.binding(0, symbols)
-        by_root = {self.plan.root(v.name): v for v in self.outputs}
         fresh = []
-        for root in binding.outputs:
-            value = by_root[root]
-            fresh.append((shape_of(value.shape, symbols), value.dtype.numpy))
+        for value in self.outputs:
+            position = len(binding.inputs) + binding.outputs.index(self.plan.root(value.name))
+            fresh.append((value.name, shape_of(value.shape, symbols), value.dtype.numpy, position))
         keep = max(1, min(IDLE_FRAMES, IDLE_BYTES // max(1, binding.bytes)))
         if len(self._shapes) >= FAST_SHAPES:
             self._shapes.clear()
@@ -208,15 +215,13 @@ def _fast_path(
     Every name that it uses is a local, and nothing is looked up twice: it costs about as much as the foreign call itself.
     """
     ndarray, empty, get = np.ndarray, np.empty, table.get
-    names = tuple(v.name for v in plan.inputs)
-    dtypes = tuple(v.dtype.numpy for v in plan.inputs)
-    roots = {plan.root(v.name): v.name for v in plan.outputs}
+    wanted = tuple((v.name, v.dtype.numpy) for v in plan.inputs)
+    count, position = len(wanted), {v.name: i for i, v in enumerate(plan.inputs)}
     step = plan.steps[0]
-    used = [c.operands for c in step.calls] if isinstance(step, RegionStep) else []
-    read = {plan.root(value) for operands in used for _, value in operands}
-    position = {n: i for i, n in enumerate(names)}
+    calls = step.calls if isinstance(step, RegionStep) else ()
+    read = {plan.root(value) for c in calls for _, value in c.operands}
     inputs = dict.fromkeys(plan.root(v) for v in (step.inputs if isinstance(step, RegionStep) else ()))
-    order = tuple(position[n] for n in inputs if n in read)
+    order = tuple((i, position[n]) for i, n in enumerate(n for n in inputs if n in read))
 
     def one(feeds: Feeds) -> dict[str, Any] | None:
         if type(feeds) is not dict or len(feeds) != 1 or name not in feeds:
@@ -227,7 +232,7 @@ def _fast_path(
         found = get(array.shape)
         if found is None:
             return None
-        binding, idle, keep, ((shape, kind),) = found
+        binding, idle, keep, ((result, shape, kind, _),) = found
         made = empty(shape, kind)
         try:
             frame = idle.pop()
@@ -248,24 +253,27 @@ def _fast_path(
         return {result: made}
 
     def many(feeds: Feeds) -> dict[str, Any] | None:
-        if type(feeds) is not dict or len(feeds) != len(names):
+        if type(feeds) is not dict or len(feeds) != count:
             return None
         arrays = []
-        for name, dtype in zip(names, dtypes, strict=True):
+        for name, dtype in wanted:
             array = feeds.get(name)
             if type(array) is not ndarray or array.dtype is not dtype or array.flags.num & READY != READY:
                 return None
             arrays.append(array)
-        found = get(tuple([a.shape for a in arrays]) if len(arrays) > 1 else arrays[0].shape)
+        found = get(tuple([a.shape for a in arrays]) if count > 1 else arrays[0].shape)
         if found is None:
             return None
         binding, idle, keep, specs = found
-        made = [empty(shape, kind) for shape, kind in specs]
-        frame = binding.take()
-        io, i = frame.io, 0
-        for i, k in enumerate(order):
+        try:
+            frame = idle.pop()
+        except IndexError:
+            frame = binding.take()
+        io, made = frame.io, {}
+        for i, k in order:
             io[i] = place(arrays[k])
-        for i, array in enumerate(made, len(order)):
+        for result, shape, kind, i in specs:
+            made[result] = array = empty(shape, kind)
             io[i] = place(array)
         try:
             code = run(frame.address)
@@ -276,11 +284,10 @@ def _fast_path(
             raise
         if len(idle) < keep:
             idle.append(frame)
-        by_root = dict(zip(binding.outputs, made, strict=True))
-        return {result: by_root[root] for root, result in roots.items()}
+        return made
 
-    if len(names) == len(roots) == len(order) == 1:
-        (name,), (dtype,), (result,) = names, dtypes, roots.values()
+    if count == len(plan.outputs) == len(order) == 1:
+        ((name, dtype),) = wanted
         return one
     return many
 
@@ -296,14 +303,10 @@ def _distinct(arrays: list[Any]) -> list[Any]:
 
 
 def _estimate(plan: Plan) -> Callable[[BoundKernel], float]:
-    """Microseconds of an average tile, from its arithmetic and its memory traffic."""
-    per_flop = 1e-3 / (2.0 * plan.target.isa.lanes)
-    per_byte = 1e-4
+    """Microseconds of an average tile on the plan's target. Whoever loads a plan only to look at it needs no estimate."""
+    from fusec.tiling.cost import tile_microseconds
 
-    def microseconds(kernel: BoundKernel) -> float:
-        return max(kernel.flops * per_flop, kernel.bytes * per_byte, 1e-3)
-
-    return microseconds
+    return lambda kernel: tile_microseconds(kernel, plan.target)
 
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()

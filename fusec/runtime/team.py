@@ -102,8 +102,13 @@ class Team:
             self.block.words[d.Team.WORKERS] = len(self._threads) + 1
             return len(self._threads) >= workers - 1
 
+    @property
+    def ended(self) -> bool:
+        """Whether the process is ending: every run is aborted, because the code under it will be taken away."""
+        return self._ended
+
     def stop(self) -> None:
-        """End all threads and abort what runs; later runs have one worker. Called once, when the process ends."""
+        """End all threads, and keep machine code from running any more. Called once, when the process ends."""
         with self._lock:
             self._ended = True
             words = self.block.words
@@ -117,7 +122,6 @@ class Team:
             end = time.monotonic() + EXIT_PATIENCE
             while any(f.is_running for f in list(self.frames)) and time.monotonic() < end:
                 time.sleep(0.001)
-            words[d.Team.STOP] = 0
 
     def forget(self) -> None:
         """In the child of a fork: the threads are not here, words may be torn, the lock may be held by nobody."""

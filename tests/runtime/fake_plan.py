@@ -12,17 +12,17 @@ from fusec.runtime.session import Session
 
 
 def plan_of(chain: Chain, tile: int = TILE, **changes: Any) -> Plan:
-    fields: dict[str, Any] = dict(
-        name="chain",
-        target=TARGET,
-        inputs=(Value("x", chain.values["x"]),),
-        outputs=(Value("y", chain.values["y"]),),
-        values=chain.values,
-        aliases={},
-        steps=(chain.region,),
-        kernels={"flip": (kernel(tile),)},
-        weights={},
-    )
+    fields: dict[str, Any] = {
+        "name": "chain",
+        "target": TARGET,
+        "inputs": (Value("x", chain.values["x"]),),
+        "outputs": (Value("y", chain.values["y"]),),
+        "values": chain.values,
+        "aliases": {},
+        "steps": (chain.region,),
+        "kernels": {"flip": (kernel(tile),)},
+        "weights": {},
+    }
     return Plan(**(fields | changes))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+
 from fusec.errors import InputError
 from fusec.ir.dim import symbol
 from fusec.ir.graph import Value
@@ -155,7 +156,11 @@ def test_values_that_are_no_tensors_pass() -> None:
     ],
 )
 def test_names(feeds: object, words: list[str]) -> None:
-    inputs = [value("f32[N,3]", "image"), value("bool[N]", "mask"), Value("opt", OptionalType(TensorType(DType.F32, None)))]
+    inputs = [
+        value("f32[N,3]", "image"),
+        value("bool[N]", "mask"),
+        Value("opt", OptionalType(TensorType(DType.F32, None))),
+    ]
     with pytest.raises(InputError) as e:
         named_feeds(inputs, feeds)
     for word in words:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from fake_plan import plan_of, session_of
 from fake_region import TARGET, Chain, microseconds
+
 from fusec.ir.dim import symbol
 from fusec.kernels.cpu import driver as d
 from fusec.kernels.cpu.build import build
@@ -201,7 +202,7 @@ def test_a_child_gets_a_team_of_its_own() -> None:
     assert os.waitpid(pid, 0)[1] == 0
 
 
-def in_subprocess(body: str, timeout: float = 60, **options: object) -> subprocess.CompletedProcess[str]:
+def in_subprocess(body: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
     head = """
         import sys; sys.path.insert(0, %r)
         import numpy as np, os, signal, threading, time
@@ -219,7 +220,8 @@ def in_subprocess(body: str, timeout: float = 60, **options: object) -> subproce
             return s, {"x": x}
     """
     text = textwrap.dedent(head) % str(HERE) + textwrap.dedent(body)
-    return subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=timeout, **options)  # type: ignore[call-overload,no-any-return]
+    command = [sys.executable, "-c", text]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout)
 
 
 @teams
@@ -243,7 +245,24 @@ def test_exit_while_daemon_threads_run() -> None:
         print("end", flush=True)
         """
     )
-    assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
+    assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
+
+
+def test_a_run_in_a_late_exit_handler_is_refused() -> None:
+    done = in_subprocess(
+        """
+        import atexit
+        def late():
+            try:
+                s.run(f)
+            except Exception as e:
+                print(e)
+        atexit.register(late)
+        s, f = ready(1, 50)
+        print("end")
+        """
+    )
+    assert done.returncode == 0 and done.stdout.startswith("end\nthe run was aborted"), done.stdout + done.stderr
 
 
 @teams

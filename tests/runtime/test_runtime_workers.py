@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from fusec.errors import UsageError
 from fusec.runtime.workers import check_workers, cpu_quota, default_workers, usable_cores
 
@@ -28,7 +29,11 @@ def system(root: Path, cgroup: str, files: dict[str, str]) -> Path:
         ("0::/a/b\n", {"cpu.max": "max 100000\n", "a/cpu.max": "100000 100000", "a/b/cpu.max": "max 100000"}, 1.0),
         ("0::/a/b\n", {"a/cpu.max": "400000 100000", "a/b/cpu.max": "200000 100000"}, 2.0),
         ("0::/../outside\n", {"cpu.max": "50000 100000"}, 0.5),
-        ("3:cpuset:/\n2:cpu,cpuacct:/d\n", {"cpu,cpuacct/d/cpu.cfs_quota_us": "250000", "cpu,cpuacct/d/cpu.cfs_period_us": "100000"}, 2.5),
+        (
+            "3:cpuset:/\n2:cpu,cpuacct:/d\n",
+            {"cpu,cpuacct/d/cpu.cfs_quota_us": "250000", "cpu,cpuacct/d/cpu.cfs_period_us": "100000"},
+            2.5,
+        ),
         ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
         ("1:cpu:/gone\n", {"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1.0),
         ("0::/\n", {"cpu.max": "garbage"}, None),
@@ -36,7 +41,7 @@ def system(root: Path, cgroup: str, files: dict[str, str]) -> Path:
         ("nonsense\n\n:::::\n", {}, None),
         ("", {}, None),
     ],
-)  # fmt: skip
+)
 def test_quota(tmp_path: Path, cgroup: str, files: dict[str, str], quota: float | None) -> None:
     assert cpu_quota(system(tmp_path, cgroup, files)) == quota
 

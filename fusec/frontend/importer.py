@@ -11,11 +11,12 @@ import onnx
 import fusec.frontend.table  # noqa: F401  # fills ROWS and KNOWN_ROWS
 from fusec.errors import ModelError, ResourceError
 from fusec.frontend.builder import Bound, Builder, Contradiction, NotNative
-from fusec.frontend.call import KNOWN_ROWS, ROWS, Call, domain_of
+from fusec.frontend.call import KNOWN_ROWS, Call, domain_of
 from fusec.frontend.functions import FlatNode, Inliner
 from fusec.frontend.known import Known
 from fusec.frontend.messages import clean
 from fusec.frontend.opaque import make_opaque
+from fusec.frontend.plug_ins import find_row
 from fusec.frontend.scope import local_names, renamed
 from fusec.frontend.support import Refusals
 from fusec.frontend.tensors import sparse_array, tensor_array
@@ -94,7 +95,7 @@ class Importer:
 
     def _native(self, call: Call) -> Sequence[Bound | None]:
         """What the node's row makes of it; where there is none or it gives up, an opaque node."""
-        native_row = ROWS.get((domain_of(call.proto), call.op_type))
+        native_row = find_row(domain_of(call.proto), call.op_type)
         mark = len(self.builder.nodes)
         refused: Contradiction | None = None
         try:

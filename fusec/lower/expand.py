@@ -136,6 +136,8 @@ def _attention(e: Expansion, n: Node) -> None:
     if mask is not None:
         scores = e.then("add", scores, e.wide(mask))
     power, inverse = _powers(e, scores, len(scores.shape) - 1)
+    if n.attr("empty_rows") == "zero":  # a row without a maximum is NaN throughout
+        power, inverse = e.then("zero_if_nan", power), e.then("zero_if_nan", inverse)
     # the rows are scaled after the product: the rows of v may be longer than there are positions, but seldom are
     e.finish("mul", e.then("matmul", power, e.wide(v)), inverse)
 
@@ -153,6 +155,10 @@ def _scaled(x: Expr, attrs: Mapping[str, Any], _: Sequence[Entry]) -> Expr:
     return prim("mul", x, literal(attrs["scale"], x.dtype))
 
 
+def _zero_if_nan(x: Expr, _: Mapping[str, Any], __: Sequence[Entry]) -> Expr:
+    return prim("where", prim("isnan", x), literal(0, x.dtype), x)
+
+
 def _causal(x: Expr, _: Mapping[str, Any], index: Sequence[Entry]) -> Expr:
     """Position t sees positions s <= t."""
     seen = prim("le", value_of(index[-1]), value_of(index[-2]))
@@ -165,6 +171,7 @@ INTERNAL: dict[str, Body] = {
     "divided": _divided,
     "scaled": _scaled,
     "causal": _causal,
+    "zero_if_nan": _zero_if_nan,
 }
 """Elementwise steps of expansions that are no ops of the IR: (element, attributes, index of the element) -> element."""
 

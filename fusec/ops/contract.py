@@ -33,11 +33,17 @@ def _infer_matmul(inputs: Sequence[Type | None], _: Attrs) -> tuple[Type, ...]:
 register(Op("matmul", Kind.CONTRACTION, _infer_matmul, reference(np.matmul), None, 2.0))
 
 
-def _infer_attention(inputs: Sequence[Type | None], _: Attrs) -> tuple[Type, ...]:
+EMPTY_ROWS = ("nan", "zero")
+"""What attention gives for a position that sees nothing, because its scores are all -inf or one is NaN."""
+
+
+def _infer_attention(inputs: Sequence[Type | None], attrs: Attrs) -> tuple[Type, ...]:
     ts = tensors("attention", inputs, 3, 4)
     dtype = same_dtype("attention", ts)
     q, k, v = ts[:3]
     accept("attention", q, FLOATS)
+    if attrs.get("empty_rows", "nan") not in EMPTY_ROWS:
+        raise ModelError(f"attention: empty_rows must be one of {EMPTY_ROWS}", op="attention")
     if min(len(t.dims) for t in (q, k, v)) < 2:
         raise ModelError(f"attention: needs rank 2 or more: q {q}, k {k}, v {v}", op="attention")
     if unify(q.dims[-1], k.dims[-1]) is None or unify(k.dims[-2], v.dims[-2]) is None:
@@ -49,15 +55,26 @@ def _infer_attention(inputs: Sequence[Type | None], _: Attrs) -> tuple[Type, ...
     return (TensorType(dtype, (*batch, q.dims[-2], v.dims[-1])),)
 
 
-def _attention(q: Array, k: Array, v: Array, *mask: Array, scale: float, causal: bool) -> Array:
-    """Position t sees positions s <= t where `causal`; a row that sees nothing is NaN."""
+def _attention(q: Array, k: Array, v: Array, *mask: Array, scale: float, causal: bool, empty_rows: str) -> Array:
+    """Position t sees positions s <= t where `causal`."""
     scores = np.matmul(q, np.swapaxes(k, -1, -2)) * np.asarray(scale, q.dtype)
     if causal:
         rows, columns = np.indices(scores.shape[-2:])
         scores = np.where(columns <= rows, scores, np.asarray(-np.inf, q.dtype))
     if mask:
         scores = scores + mask[0]
-    return np.asarray(np.matmul(softmax(scores, -1), v))
+    p = softmax(scores, -1)
+    p = np.where(np.isnan(p), np.zeros((), p.dtype), p) if empty_rows == "zero" else p
+    return np.asarray(np.matmul(p, v))
 
 
-register(Op("attention", Kind.CONTRACTION, _infer_attention, reference(_attention, "scale", "causal"), None, 4.0))
+register(
+    Op(
+        "attention",
+        Kind.CONTRACTION,
+        _infer_attention,
+        reference(_attention, "scale", "causal", "empty_rows", defaults={"empty_rows": "nan"}),
+        None,
+        4.0,
+    )
+)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.graph import Attr, Graph, Node, Value
 from fusec.passes.graph.factors import either
 from fusec.passes.graph.sweep import Sweep, sweep
 from fusec.rewrite.graph_pass import PassContext, graph_pass
@@ -40,8 +40,10 @@ class _Scores:
 
 def _attention(s: Sweep, n: Node) -> Value | None:
     p, v = n.operands
+    guard = _guarded(s, p)
+    p = guard[0].operands[0] if guard else p
     softmax = s.maker(p, "softmax")
-    if softmax is None or s.readers(p) != 1 or softmax.attr("axis") != len(p.shape) - 1:
+    if softmax is None or s.readers(p) != (2 if guard else 1) or softmax.attr("axis") != len(p.shape) - 1:
         return None
     scores = _Scores(softmax.operands[0], 1.0, None, [softmax])
     _take_mask(s, scores)
@@ -52,10 +54,21 @@ def _attention(s: Sweep, n: Node) -> Value | None:
     q, q_scale = _unscaled(s, product.operands[0])
     t, k_scale = _unscaled(s, product.operands[1])
     rank = len(t.shape)
-    s.absorb(*scores.nodes, product)
+    s.absorb(*guard, *scores.nodes, product)
     k = s.emit("transpose", t, perm=(*range(rank - 2), rank - 1, rank - 2))
     operands = (q, k, v) if scores.mask is None else (q, k, v, scores.mask)
-    return s.emit("attention", *operands, scale=scores.scale * q_scale * k_scale, causal=False)
+    empty: dict[str, Attr] = {"empty_rows": "zero"} if guard else {}
+    return s.emit("attention", *operands, scale=scores.scale * q_scale * k_scale, causal=False, **empty)
+
+
+def _guarded(s: Sweep, p: Value) -> tuple[Node, ...]:
+    """where(isnan(p), 0, p), as torch exports it for rows that see nothing: its nodes, isnan first."""
+    n = s.maker(p, "where")
+    test = s.maker(n.operands[0], "isnan") if n is not None else None
+    if n is None or test is None or s.constant(n.operands[1]) != 0 or s.readers(p) != 1:
+        return ()
+    same = test.operands[0].name == n.operands[2].name
+    return (test, n) if same and s.readers(test.output) == 1 else ()
 
 
 def _take_mask(s: Sweep, scores: _Scores) -> None:

@@ -147,6 +147,7 @@ TABLE: list[tuple[str, list[Any], dict[str, Any]]] = [
     ("matmul", [X.astype(np.int32), X[0].T.astype(np.int32)], {}),
     ("attention", [X, X, X[..., :2]], {"scale": 0.5, "causal": False}),
     ("attention", [X, X, X, np.zeros((3, 3), np.float32)], {"scale": 0.5, "causal": True}),
+    ("attention", [X, X, X], {"scale": 0.5, "causal": False, "empty_rows": "zero"}),
     ("gather", [X, np.array([[0, -1], [2, 1]])], {"axis": 1}),
     ("gather", [X, np.array(1, np.int32)], {"axis": 2}),
     ("gather_elements", [X, np.array([[[0, -1, 2, 0]], [[1, 1, 1, 1]]])], {"axis": 1}),

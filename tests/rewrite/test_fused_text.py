@@ -65,7 +65,10 @@ def test_unfused_has_a_group_per_node():
         ("group (anchor=y) -> x { y = neg(x) }", "does not make 'x'"),
         ("group (anchor=y) -> y { }", "at least one node"),
         ("y = neg(x)", "expected a group"),
-        ("group (anchor=y) -> y { y = neg(x) } group (anchor=y) -> y { y = exp(x) }", "line 1: 'y' was made by another node"),
+        (
+            "group (anchor=y) -> y { y = neg(x) } group (anchor=y) -> y { y = exp(x) }",
+            "line 1: 'y' was made by another node",
+        ),
         ("group (anchor=y) -> y { y = neg(q) }", "'q' is not declared"),
     ],
 )

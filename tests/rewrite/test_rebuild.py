@@ -135,4 +135,9 @@ def test_fresh_names_are_free_and_repeatable():
     g = chain("neg", "exp")
     for _ in range(2):
         names = Names(g)
-        assert [names.fresh("v0"), names.fresh("v0"), names.fresh("w"), names.fresh("w")] == ["v0.1", "v0.2", "w", "w.1"]
+        assert [names.fresh("v0"), names.fresh("v0"), names.fresh("w"), names.fresh("w")] == [
+            "v0.1",
+            "v0.2",
+            "w",
+            "w.1",
+        ]

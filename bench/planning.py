@@ -14,6 +14,8 @@ import json
 import time
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from fusec.ir.dim import Extent, symbol
 from fusec.ir.expr import Expr, Load, Ref, prim
 from fusec.ir.types import DType, TensorType, Type
@@ -166,6 +168,18 @@ def measure(repeat: int) -> list[dict[str, object]]:
     return out
 
 
+def yardstick() -> float:
+    """Microseconds that numpy takes to add two small arrays here: planning is about as many such calls on any machine."""
+    a = np.zeros(8, np.int64)
+    best = 1e9
+    for _ in range(20):
+        start = time.process_time()
+        for _ in range(2000):
+            np.add(a, a)
+        best = min(best, (time.process_time() - start) / 2000 * 1e6)
+    return best
+
+
 def main() -> None:
     """Print the table, or JSON."""
     parser = argparse.ArgumentParser(description="Time of planning per 1,000 tasks.")
@@ -185,6 +199,7 @@ def main() -> None:
             f"{r['ms_per_1000']:7.1f}  {shares}"
         )
     worst = max(float(str(r["ms_per_1000"])) for r in results if r["workers"] == 2)
+    print(f"yardstick: {yardstick():.2f} us for a small np.add, best of 20")
     print(f"worst on two workers: {worst:.1f} ms per 1,000 tasks (budget {BUDGET:.0f})")
 
 

@@ -180,7 +180,8 @@ def _of(kernel: BoundKernel, first: IntArray, count: IntArray, phase: IntArray, 
     def per_run(boxes: IntArray) -> IntArray:
         return boxes[first] if len(first) == kernel.tiles else hull(boxes, first)
 
-    reads = {n: per_run(b) for n, b in kernel.reads.items()}
+    operands = kernel.kernel.program.operand
+    reads = {n: per_run(b) for n, b in kernel.reads.items() if operands[n].role != "weight"}
     writes = {n: per_run(b) for n, b in kernel.writes.items()}
     return Runs(first, count, phase, count * np.float64(tile_cost), reads, writes)
 

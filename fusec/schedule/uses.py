@@ -64,10 +64,12 @@ class Uses:
     def _of_runs(self, kernel: BoundKernel, runs: IntArray) -> list[tuple[str, View, bool, IntArray]]:
         key = id(kernel), runs.tobytes()
         if key not in self._boxes:
+            operands, order = kernel.kernel.program.operand, np.argsort(runs[:, 0])
             self._boxes[key] = [
-                (name, view_of(kernel, name), write, _run_boxes(boxes, runs))
+                (name, view_of(kernel, name), write, _run_boxes(boxes, runs[order, 0], order))
                 for write, accesses in ((False, kernel.reads), (True, kernel.writes))
                 for name, boxes in accesses.items()
+                if operands[name].role != "weight"
             ]
         return self._boxes[key]
 
@@ -135,12 +137,10 @@ def _intervals(boxes: IntArray, shape: tuple[int, ...], sizes: list[int]) -> Int
     return out
 
 
-def _run_boxes(boxes: IntArray, runs: IntArray) -> IntArray:
-    """The hull of each run, whatever the order of the runs."""
-    out = np.empty((len(runs), *boxes.shape[1:]), np.int64)
-    if len(runs):
-        order = np.argsort(runs[:, 0])
-        starts = runs[order, 0]
+def _run_boxes(boxes: IntArray, starts: IntArray, order: IntArray) -> IntArray:
+    """The hull of each run; sorted run i begins at tile `starts[i]` and is entry `order[i]` of the result."""
+    out = np.empty((len(starts), *boxes.shape[1:]), np.int64)
+    if len(starts):
         out[order, :, 0] = np.minimum.reduceat(boxes[:, :, 0], starts)
         out[order, :, 1] = np.maximum.reduceat(boxes[:, :, 1], starts)
     return out

@@ -19,8 +19,8 @@ from fusec.ir.types import DType
 LIMIT = 256
 """Most elements that are followed: shapes and their relatives have a handful, and a table of indices is data."""
 
-NO_END = 2**31 - 1
-"""From here on the end of a slice means "to the end": exporters write INT32_MAX or INT64_MAX."""
+NO_END = 10**9
+"""From here on the end of a slice means "to the end": exporters write 10**9, INT32_MAX or INT64_MAX."""
 
 
 @dataclass(frozen=True, slots=True)

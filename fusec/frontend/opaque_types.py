@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from fusec.frontend.table.view import resolve_shape
 from fusec.ir.dim import Extent, ceildiv, floordiv, product
 from fusec.ir.types import DType, TensorType, Type
 
@@ -168,6 +169,35 @@ def _top_k(call: Call) -> Sequence[Type]:
 @type_rule("NonZero")
 def _nonzero(call: Call) -> Sequence[Type]:
     return [TensorType(DType.I64, (max(len(call.type(0).dims), 1), call.builder.symbols.fresh()))]
+
+
+@type_rule("Reshape")
+def _reshape(call: Call) -> Sequence[Type]:
+    """The shape asked for: that it fits the data is what the host finds out."""
+    x = call.type(0)
+    wanted = call.extents(1) if call.version >= 5 else tuple(call.attrs["shape"])
+    known = resolve_shape(call, x.dims, tuple(1 if d == -1 else d for d in wanted))
+    return [TensorType(x.dtype, tuple(call.builder.symbols.fresh() if d == -1 else k for d, k in zip(wanted, known)))]
+
+
+@type_rule("Expand", "Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "PRelu")
+def _broadcast(call: Call) -> Sequence[Type]:
+    """Sizes that only a run can compare are the larger one, known only then."""
+    x = call.type(0)
+    shapes = [call.type(i).dims for i in range(len(call.inputs))]
+    if call.op_type == "Expand":
+        shapes[1] = call.extents(1)
+    rank = max(map(len, shapes))
+    columns = [[s[i - rank + len(s)] for s in shapes if i >= rank - len(s)] for i in range(rank)]
+    return [TensorType(x.dtype, tuple(_joint(call, c) for c in columns))]
+
+
+def _joint(call: Call, sizes: Sequence[Extent]) -> Extent:
+    distinct = [d for d in dict.fromkeys(sizes) if d != 1]
+    numbers = [d for d in distinct if isinstance(d, int)]
+    if len(distinct) <= 1:
+        return distinct[0] if distinct else 1
+    return numbers[0] if numbers else call.builder.symbols.fresh()
 
 
 @type_rule("Flatten")

@@ -60,7 +60,15 @@ class Floats:
         return self.add(self.mul(x, y), z)
 
     def polynomial(self, x: Value, coefficients: Sequence[float]) -> Value:
-        """Horner's scheme, the highest power first."""
+        """The highest power first. Odd and even powers are two chains of Horner's scheme: half the latency of one."""
+        if len(coefficients) < 5:
+            return self._horner(x, coefficients)
+        square = self.mul(x, x)
+        even = self._horner(square, coefficients[::-1][::2][::-1])
+        odd = self._horner(square, coefficients[::-1][1::2][::-1])
+        return self.fma(odd, x, even)
+
+    def _horner(self, x: Value, coefficients: Sequence[float]) -> Value:
         p = self.c(coefficients[0])
         for a in coefficients[1:]:
             p = self.fma(p, x, self.c(a))

@@ -43,7 +43,9 @@ def real_power(b: Builder, isa: Isa, x: Value, y: Value) -> Value:
     def body(inner: Builder, p: tuple[Value, ...]) -> Value:
         exact = x.element == "double"
         wide = [inner.convert("fpext", v, "double") for v in p]
-        return inner.convert("fptrunc", math_exp.power(Floats.of(inner, isa, wide[0]), wide[0], wide[1], exact), x.element)
+        return inner.convert(
+            "fptrunc", math_exp.power(Floats.of(inner, isa, wide[0]), wide[0], wide[1], exact), x.element
+        )
 
     return b.define(f"fusec.pow.{mangle(x.type)}", x.type, [x, y], body)
 

@@ -122,7 +122,9 @@ def check_program(
             if e.dtype.kind in "iub":
                 np.testing.assert_array_equal(g, e, err_msg=f"{level} {name}")
             else:
-                np.testing.assert_allclose(g.astype(np.float64), e.astype(np.float64), rtol, atol, err_msg=f"{level} {name}")
+                np.testing.assert_allclose(
+                    g.astype(np.float64), e.astype(np.float64), rtol, atol, err_msg=f"{level} {name}"
+                )
         tiles = kernel.bind(params).tiles
         if tiles > 1:
             again, _ = run_kernel(kernel, level, params, operands, [1] * tiles)

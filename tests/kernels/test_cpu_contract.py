@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -48,7 +47,9 @@ def contract(
         stages, layouts = [], []
         for s in program.stages:
             form = contraction(s)
-            stages.append(StageTiling("contract", "", rows or most, vectors) if form else StageTiling("nest", s.axis_names[-1]))
+            stages.append(
+                StageTiling("contract", "", rows or most, vectors) if form else StageTiling("nest", s.axis_names[-1])
+            )
         for name in panels:
             o = program.operand[name]
             layouts.append((name, Layout.panels(len(o.shape), vectors * ISAS[level].lanes * 4 // o.dtype.itemsize)))
@@ -61,7 +62,9 @@ def contract(
                 np.testing.assert_array_equal(g, e, err_msg=f"{level} {name}")
             else:
                 scale = tolerance * max(1.0, float(np.abs(e).max(initial=0.0)))
-                np.testing.assert_allclose(g.astype(np.float64), e.astype(np.float64), tolerance, scale, err_msg=f"{level} {name}")
+                np.testing.assert_allclose(
+                    g.astype(np.float64), e.astype(np.float64), tolerance, scale, err_msg=f"{level} {name}"
+                )
         count = kernel.bind(params).tiles
         for runs in ([1] * count, [count // 2, count - count // 2]):
             again, _ = execute(kernel, level, params, operands, runs)
@@ -85,7 +88,7 @@ def gemm_operands(m: int, k: int, n: int) -> dict[str, Any]:
     return {"x": floats(m, k), "w": floats(k, n), "b": floats(n)}
 
 
-SIZES = [1, 2, 3, 5, 7, 8, 13, 16, 17, 31, 32, 33, 47, 64, 70]
+SIZES = [1, 3, 7, 8, 16, 17, 31, 33, 64, 70]
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -96,7 +99,7 @@ def test_every_size_in_panels(execute: Execute, n: int) -> None:
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
 def test_few_rows(execute: Execute, rows: int) -> None:
-    for m, k, n in itertools.product([1, rows, rows + 1], [1, 6, 33], [1, 16, 31, 100]):
+    for m, k, n in [(1, 1, 1), (rows, 6, 16), (rows + 1, 33, 31), (rows, 2, 100), (2 * rows + 1, 7, 64)]:
         contract(execute, GEMM, {"M": m, "K": k, "N": n}, gemm_operands(m, k, n), panels=("w",), rows=rows)
 
 
@@ -110,7 +113,9 @@ def test_tiles_of_rows_and_columns(execute: Execute) -> None:
     for panels in ((), ("w",)):
         for m, n in [(6, 64), (5, 32), (100, 64)]:
             tile = {"m": m, "n": n}
-            contract(execute, GEMM, {"M": 130, "K": 20, "N": 150}, gemm_operands(130, 20, 150), panels=panels, tile=tile)
+            contract(
+                execute, GEMM, {"M": 130, "K": 20, "N": 150}, gemm_operands(130, 20, 150), panels=panels, tile=tile
+            )
 
 
 @pytest.mark.parametrize("params", [{"M": 5, "K": 0, "N": 9}, {"M": 0, "K": 3, "N": 9}, {"M": 5, "K": 3, "N": 0}])
@@ -141,8 +146,22 @@ stage b, m, n
   t = sum[k: K](x[{xi}] * z[{zi}])
   y[{yi}] = t
 """
-LEFT = [("B, M, K", "b, m, k"), ("B, K, M", "b, k, m"), ("M, B, K", "m, b, k"), ("M, K", "m, k"), ("K", "k"), ("B, M, K, 2", "b, m, k, 1")]
-RIGHT = [("B, K, N", "b, k, n"), ("B, N, K", "b, n, k"), ("K, N, B", "k, n, b"), ("N, B, K", "n, b, k"), ("N, K", "n, k"), ("N", "n")]
+LEFT = [
+    ("B, M, K", "b, m, k"),
+    ("B, K, M", "b, k, m"),
+    ("M, B, K", "m, b, k"),
+    ("M, K", "m, k"),
+    ("K", "k"),
+    ("B, M, K, 2", "b, m, k, 1"),
+]
+RIGHT = [
+    ("B, K, N", "b, k, n"),
+    ("B, N, K", "b, n, k"),
+    ("K, N, B", "k, n, b"),
+    ("N, B, K", "n, b, k"),
+    ("N, K", "n, k"),
+    ("N", "n"),
+]
 OUT = [("B, M, N", "b, m, n"), ("M, N, B", "m, n, b"), ("N, B, M", "n, b, m")]
 
 
@@ -152,16 +171,19 @@ def test_strides_and_transposes(execute: Execute, left: tuple[str, str], right: 
     sizes = {"B": 3, "M": 19, "K": 21, "N": 37, "2": 2}
     out = OUT[(len(left[0]) + len(right[0])) % 3]
     text = STRIDES.format(x=left[0], xi=left[1], z=right[0], zi=right[1], y=out[0], yi=out[1])
-    operands = {"x": floats(*(sizes[a] for a in left[0].split(", "))), "z": floats(*(sizes[a] for a in right[0].split(", ")))}
+    operands = {
+        "x": floats(*(sizes[a] for a in left[0].split(", "))),
+        "z": floats(*(sizes[a] for a in right[0].split(", "))),
+    }
     params = {a: sizes[a] for a in "BMKN"}
     contract(execute, text, params, operands, tile={"b": 2, "m": 8})
     contract(execute, text, params, operands, tile={"b": 1, "n": 32}, rows=1)
 
 
-@pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 33])
+@pytest.mark.parametrize("k", [1, 3, 4, 7, 8, 9, 16, 33])
 def test_transposing_in_registers(execute: Execute, k: int) -> None:
     text = STRIDES.format(x="B, M, K", xi="b, m, k", z="B, N, K", zi="b, n, k", y="B, M, N", yi="b, m, n")
-    for n in (1, 7, 8, 16, 23, 40):
+    for n in (1, 7, 16, 23, 40):
         params = {"B": 2, "M": 6, "K": k, "N": n}
         contract(execute, text, params, {"x": floats(2, 6, k), "z": floats(2, n, k)})
 
@@ -208,7 +230,7 @@ task m: M
 input ids: i64[M], e: f32[V, K], w: f32[K, N]
 output y: f32[M, N]
 stage m, n: N
-  t = sum[k: K](e[ids[m], k] * (w[k, n - 1] else 2.0))
+  t = sum[k: K](e[ids[m], k] * pad(w[k, n - 1], 2.0))
   y[m, n] = t
 """
     operands = {"ids": rng.integers(-0, 9, 20), "e": floats(9, 12), "w": floats(12, 18)}

@@ -18,9 +18,11 @@ from fusec.passes.graph.canonicalise_softmax import canonicalise_softmax
 from fusec.passes.graph.eliminate_dead import eliminate_dead
 from fusec.passes.graph.fold_batch_norm import fold_batch_norm
 from fusec.passes.graph.fold_constants import fold_constants
+from fusec.passes.graph.gather_first import gather_first
 from fusec.passes.graph.share_common import share_common
 from fusec.passes.graph.simplify_algebra import simplify_algebra
 from fusec.passes.graph.simplify_views import simplify_views
+from fusec.passes.graph.sink_pointwise import sink_pointwise
 from fusec.rewrite.fused import FusedGraph
 from fusec.rewrite.fusion import Accepts, FusionPass, fuse
 from fusec.rewrite.graph_pass import PassContext
@@ -32,8 +34,10 @@ GRAPH_PASSES: Pipeline = (
         (
             eliminate_dead,  # first: nothing below should look at what nobody reads
             fold_constants,  # patterns ask for constants, and shape arithmetic becomes such
+            gather_first,  # after folding: what is left of a table was too large to fold
             simplify_algebra,  # fewer spellings for the patterns below
             simplify_views,  # after algebra: what a removed node stood between may now be one view
+            sink_pointwise,  # after constants: what is left on a table was too large to be folded
             share_common,  # patterns ask whether two operands are the same value
             fold_batch_norm,  # before activations: a folded norm leaves the contraction next to its activation
             canonicalise_norms,  # before softmax, for both begin with a reduction and this is the longer pattern
@@ -56,10 +60,14 @@ FUSION_PASSES: tuple[FusionPass, ...] = (
 
 def optimise(graph: Graph, context: PassContext) -> Graph:
     """Run the default passes over the graph, as the context's selection changes them."""
-    return run_pipeline(graph, select(GRAPH_PASSES, Selection.of(context.selection)), context)
+    graph = run_pipeline(graph, select(GRAPH_PASSES, Selection.of(context.selection)), context)
+    context.trace.dump("optimised", "graph", lambda: str(graph))
+    return graph
 
 
 def fuse_default(graph: Graph, context: PassContext, accepts: Accepts = accepts_as_kernel) -> FusedGraph:
     """Fuse with the default rules, as the context's selection changes them."""
     rules = select_plain(FUSION_PASSES, Selection.of(context.selection), FusionPass)
-    return fuse(graph, rules, context, accepts)
+    fused = fuse(graph, rules, context, accepts)
+    context.trace.dump("fused", "fused", lambda: str(fused))
+    return fused

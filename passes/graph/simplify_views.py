@@ -63,7 +63,37 @@ def _transpose(s: Sweep, n: Node) -> Value | None:
         s.absorb(inner)
         return s.emit("transpose", inner.operands[0], perm=tuple(inner.attr("perm")[p] for p in perm))
     moved = [p for p in perm if x.shape[p] != 1]
-    return s.emit("reshape", x, shape=n.output.shape) if moved == sorted(moved) else None
+    if moved == sorted(moved):
+        return s.emit("reshape", x, shape=n.output.shape)
+    return _transpose_back(s, n)
+
+
+def _transpose_back(s: Sweep, n: Node) -> Value | None:
+    """A transpose of the last dimensions, behind a reshape of the others, behind another such transpose.
+
+    The two transposes meet and become one: exporters write k^T as a product over merged heads would need it.
+    """
+    (x,) = n.operands
+    reshape = s.maker(x, "reshape")
+    inner = s.maker(reshape.operands[0], "transpose") if reshape is not None else None
+    if reshape is None or inner is None:
+        return None
+    perm, first = n.attr("perm"), inner.attr("perm")
+    kept = _tail(perm)
+    between, source = reshape.operands[0].shape, inner.operands[0]
+    if kept < _tail(first) or len(between) < kept or between[len(between) - kept :] != x.shape[len(perm) - kept :]:
+        return None
+    lead, own = len(first) - kept, len(perm) - kept
+    both = (*range(lead), *(first[lead + p - own] for p in perm[own:]))
+    s.absorb(reshape, inner)
+    turned = source if both == tuple(range(len(both))) else s.emit("transpose", source, perm=both)
+    return s.emit("reshape", turned, shape=n.output.shape)
+
+
+def _tail(perm: tuple[int, ...]) -> int:
+    """How many of the last dimensions a permutation moves among themselves, the others staying where they are."""
+    fixed = next((i for i, p in enumerate(perm) if p != i), len(perm))
+    return len(perm) - fixed
 
 
 def _slice(s: Sweep, n: Node) -> Value | None:

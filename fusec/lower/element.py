@@ -14,7 +14,18 @@ from fusec.ir.expr import Const, Expr, Index, Load, Prim, Ref, cast, prim, repla
 from fusec.ir.graph import Node, Value
 from fusec.ir.types import DType
 from fusec.lower.draft import FOLDS, Attempt, Demand, Draft, folded
-from fusec.lower.entries import Entry, bounds, compare, conjunction, literal, reshaped, scale, shift, value_of
+from fusec.lower.entries import (
+    Entry,
+    bounds,
+    compare,
+    conjunction,
+    literal,
+    nonnegative,
+    reshaped,
+    scale,
+    shift,
+    value_of,
+)
 from fusec.lower.expand import INTERNAL
 from fusec.ops import op as ops
 from fusec.ops.op import Kind
@@ -279,7 +290,10 @@ def place(s: Scope, indices: Value, index: Sequence[Entry], n: Extent, guard: bo
         at: Extent = known if known >= 0 else n + known
         inside = known in (0, -1) or (isinstance(n, int) and -n <= known < n)
         return at if inside else Index(at)  # what may be outside is tested when it runs
-    i = s.let(cast(s.element(indices, index, guard), DType.I64))
+    found = cast(s.element(indices, index, guard), DType.I64)
+    if isinstance(found, Index) and (limits := bounds(found.value, s.attempt.axes.extents)) and nonnegative(limits[0]):
+        return found.value if nonnegative(n - 1 - limits[1]) else found
+    i = s.let(found)
     if not indices.dtype.is_signed:
         return i
     return s.let(prim("where", prim("lt", i, literal(0, DType.I64)), prim("add", i, Index(n)), i))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations, pairwise
+from itertools import chain, combinations, count, pairwise
 
 from fusec.ir.dim import FUNCTIONS, Dim, Extent, exact_quotient, linear, product, symbol, symbols_of
 from fusec.ir.expr import Expr, Index, Load, Ref, rewrite, walk
@@ -20,6 +20,9 @@ from fusec.tile.verify import RESERVED
 
 SMALL = range(-2, 3)
 """Numbers that stay as they are in an index: strides of slices and windows decide how a loop is vectorised."""
+
+TASK_AXES = "ijpqu"
+"""Names of task axes that no contraction names."""
 
 
 def parametrise(p: TileProgram) -> tuple[TileProgram, dict[str, Extent], dict[str, str]]:
@@ -44,7 +47,9 @@ class _Parameters:
         """Name axes, then operands, then rewrite everything."""
         p = self.p
         roles = axis_roles(p)
-        for a in p.axis:
+        for a in [*(t.name for t in p.axes), *p.axis]:
+            if a in self.axis_name:
+                continue
             first = self.leader[a]
             if first not in self.axis_name:
                 name = self.fresh(roles[first])
@@ -63,12 +68,10 @@ class _Parameters:
         return TileProgram(p.name, tuple(values), axes, operands, stages), values, self.operand_name
 
     def fresh(self, base: str) -> str:
-        """An unused name: the base, else with a number."""
-        name, n = base, 0
-        while name in self.taken or name.upper() in self.taken:
-            n += 1
-            name = f"{base}{n}"
-        self.taken |= {name}
+        """An unused name: the base (of task axes one of several letters), else with a number."""
+        names = chain(TASK_AXES if base == "i" else [base], (f"{base}{n}" for n in count(1)))
+        name = next(n for n in names if n not in self.taken and n.upper() not in self.taken)
+        self.taken.add(name)
         return name
 
     def fresh_parameter(self, axis: str) -> str:
@@ -87,7 +90,7 @@ class _Parameters:
 
     def size(self, n: Extent, entries: Sequence[Extent | Expr], role: str) -> Extent:
         """The size of a dimension: the product of the extents of some axes that run through it, where that is it."""
-        if n == 1:
+        if n == 1 and not any(str(i) in self.p.axis for i in entries):
             return 1
         for i in entries:
             if isinstance(i, int | Dim):
@@ -99,10 +102,9 @@ class _Parameters:
         return self.parameter(n)
 
     def as_product(self, n: Extent, axes: Sequence[str]) -> Extent | None:
-        for count in range(1, len(axes) + 1):
-            for some in combinations(axes, count):
-                if product(self.p.axis[a].extent for a in some) == n:
-                    return product(symbol(self.axis_name[a].upper()) for a in some)
+        for some in (s for k in range(1, len(axes) + 1) for s in combinations(axes, k)):
+            if product(self.p.axis[a].extent for a in some) == n:
+                return product(symbol(self.axis_name[a].upper()) for a in some)
         return None
 
     def as_sum(self, n: Extent, entries: Sequence[Extent | Expr]) -> Extent | None:

@@ -84,7 +84,7 @@ def _show(e: Expr, expected: DType | None, level: int) -> str:
         # comparisons do not chain, so both sides bind tighter; the others group to the left
         left, right = (_show(a, inner, own + (i or own == 4)) for i, a in enumerate(e.args))
         return _bracket(f"{left} {operator} {right}", own, level)
-    if e.name in PREFIX and not isinstance(e.args[0], Const):
+    if e.name in PREFIX and not (e.name == "neg" and isinstance(e.args[0], Const)):
         operator, own = PREFIX[e.name]
         return _bracket(operator + _show(e.args[0], inner, own), own, level)
     wanted = [inner] * len(e.args)

@@ -45,8 +45,8 @@ def fuse_prologue(edge: Edge) -> Verdict:
         return _norm(edge, contractions)
     if not edge.producer.kinds <= MAP_KINDS:
         return Verdict(False, f"{edge.producer.kind.value} producers have loops of their own")
-    if any(n is not contractions[0] for n, _ in readers(edge)):
-        return Verdict(False, f"{edge.value.name} is not read by the first contraction")
+    if not all(n is contractions[0] or _is_before(n, contractions[0], edge) for n, _ in readers(edge)):
+        return Verdict(False, f"{edge.value.name} is not read by the first contraction or a view in front of it")
     for n in edge.producer.nodes:
         if not reads_affine(n):
             return Verdict(False, f"the reshape of {n.operands[0].type} to {n.outputs[0].type} has no affine index")
@@ -59,6 +59,13 @@ def fuse_prologue(edge: Edge) -> Verdict:
     if not edge.sole_reader:
         return Verdict(False, f"{edge.value.name} has another reader, so it is stored anyway")
     return _again(contractions[0], edge.value, flops(edge.producer))
+
+
+def _is_before(node: Node, contraction: Node, edge: Edge) -> bool:
+    """A view in front of the contraction that can be read through, when only views are to go through it."""
+    nodes = edge.consumer.nodes
+    early = nodes.index(node) < nodes.index(contraction)
+    return early and kind(node) is Kind.VIEW and reads_affine(node) and edge.producer.kinds == {Kind.VIEW}
 
 
 def _norm(edge: Edge, contractions: list[Node]) -> Verdict:

@@ -6,11 +6,12 @@ futex) come as pointers in the team block for the same reason. All memory belong
 Every structure is made of 64-byte lines of 64-bit words; the classes below name the words and are all that the runtime
 needs to know. What one worker writes and another polls has a line of its own.
 
-How a run goes: `run` takes the team if it is free (else, or if waking it would not pay, the frame's one-worker program is
-used), writes the addresses of inputs and outputs into argument blocks, hands the program to the helpers through their
-mailboxes and walks worker 0's rows itself. A row waits until counters have reached thresholds, calls its kernel, and
-stores its own worker's counter. Counters grow from run to run by a fixed stride and are never reset, so no run needs a
-barrier to begin. `run` comes back early when a deadline has passed, so that Python can look at signals; `resume` goes on.
+How a run goes: `run` takes the team if it is free (else, or if waking it would not pay, or if it was slower lately, the
+frame's one-worker program is used), writes the addresses of inputs and outputs into argument blocks, hands the program to
+the helpers through their mailboxes and walks worker 0's rows itself. A row waits until counters have reached thresholds,
+calls its kernel, and stores its own worker's counter. Counters grow from run to run by a fixed stride and are never reset,
+so no run needs a barrier to begin. `run` comes back early when a deadline has passed, so that Python can look at signals;
+`resume` goes on.
 """
 
 from __future__ import annotations
@@ -57,20 +58,22 @@ class Program:
     """Words of a program, two lines: one schedule in one frame.
 
     TABLE leads to a Worker line for each, PATCHES to pairs (address of a word in an argument block, position in IO),
-    STATUS to STATUS_COUNT blocks of four words. Counters stand at BASE when a run starts, and end at most STRIDE above.
+    STATUS to STATUS_COUNT blocks of four words. TOOK is about how many nanoseconds it takes, 0 before it ran. Counters
+    stand at BASE when a run starts, and end at most STRIDE above.
     """
 
-    WORKERS, STRIDE, TABLE, PATCHES, PATCH_COUNT, BASE, FRAME, STATUS, STATUS_COUNT = range(9)
+    WORKERS, STRIDE, TABLE, PATCHES, PATCH_COUNT, BASE, FRAME, STATUS, STATUS_COUNT, TOOK = range(10)
     WORDS = 16
 
 
 class Frame:
     """Words of a frame, two lines; ABORT begins the second. OFFSET is where the objects in IO keep their data pointer,
-    negative where IO holds the data pointers themselves.
+    negative where IO holds the data pointers themselves. LAST is the number of workers of the last run, TICK counts the
+    times that both programs could be chosen.
     """
 
     SOLO, TEAMED, TEAM, WORTH, IO, OFFSET, ACTIVE, DEADLINE = range(8)
-    ABORT, LAST = 8, 9
+    ABORT, LAST, TICK, START = 8, 9, 10, 11
     WORDS = 16
 
 

@@ -20,7 +20,30 @@ free:
   %busyp = getelementptr i64, ptr %team, i64 8
   %got = cmpxchg ptr %busyp, i64 0, i64 1 acquire monotonic
   %mine = extractvalue { i64, i1 } %got, 1
-  br i1 %mine, label %worth, label %alone
+  br i1 %mine, label %guard, label %alone
+guard:
+  ; both programs give the same bits, so the faster one is taken: on a crowded machine that may be the one-worker program
+  %tickp = getelementptr i64, ptr %frame, i64 10
+  %tick = load i64, ptr %tickp
+  %tick1 = add i64 %tick, 1
+  %tnp = getelementptr i64, ptr %teamed, i64 9
+  %tn = load i64, ptr %tnp
+  %snp = getelementptr i64, ptr %solo, i64 9
+  %sn = load i64, ptr %snp
+  %phase = and i64 %tick, 1023
+  %sample = icmp eq i64 %phase, 8
+  %known = icmp ne i64 %sn, 0
+  %slower = icmp sgt i64 %tn, %sn
+  %bad = and i1 %known, %slower
+  %round = and i64 %tick, 31
+  %rest = icmp ne i64 %round, 0
+  %avoid = and i1 %bad, %rest
+  %without = or i1 %sample, %avoid
+  br i1 %without, label %spare, label %worth
+spare:
+  store i64 %tick1, ptr %tickp
+  store atomic i64 0, ptr %busyp release, align 64
+  br label %alone
 worth:
   %wp = getelementptr i64, ptr %frame, i64 3
   %gain = load i64, ptr %wp
@@ -42,6 +65,7 @@ rouse:
   store atomic i64 0, ptr %busyp release, align 64
   br label %alone
 take:
+  store i64 %tick1, ptr %tickp
   ret ptr %teamed
 alone:
   ret ptr %solo
@@ -105,6 +129,38 @@ end:
   ret void
 }
 
+; remember how long a run took, where there is a choice of programs: fast to improve, slow to get worse, so that one run
+; that the system interrupted does not count for much
+define internal void @note(ptr %frame, ptr %program, ptr %team) {
+entry:
+  %tp = getelementptr i64, ptr %frame, i64 1
+  %teamed = load ptr, ptr %tp
+  %single = icmp eq ptr %teamed, null
+  br i1 %single, label %end, label %look
+look:
+  %now = call i64 @now(ptr %team)
+  %startp = getelementptr i64, ptr %frame, i64 11
+  %start = load i64, ptr %startp
+  %took = sub i64 %now, %start
+  %np = getelementptr i64, ptr %program, i64 9
+  %old = load i64, ptr %np
+  %first = icmp eq i64 %old, 0
+  %double = shl i64 %old, 1
+  %long = icmp sgt i64 %took, %double
+  %capped = select i1 %long, i64 %double, i64 %took
+  %more = sub i64 %capped, %old
+  %better = icmp slt i64 %more, 0
+  %half = sdiv i64 %more, 2
+  %quarter = sdiv i64 %more, 4
+  %step = select i1 %better, i64 %half, i64 %quarter
+  %moved = add i64 %old, %step
+  %new = select i1 %first, i64 %took, i64 %moved
+  store i64 %new, ptr %np
+  br label %end
+end:
+  ret void
+}
+
 ; walk worker 0's rows, then wait for the helpers; what run and resume return
 define internal i64 @drive(ptr %frame, ptr %program, ptr %team) {
 entry:
@@ -155,6 +211,7 @@ leave:
   call void @restore(ptr %mode)
   ret i64 2
 end:
+  call void @note(ptr %frame, ptr %program, ptr %team)
   %activep = getelementptr i64, ptr %frame, i64 6
   store ptr null, ptr %activep
   %single = icmp slt i64 %workers, 2
@@ -198,6 +255,16 @@ define internal i64 @run(ptr %frame) {
 entry:
   %teamp = getelementptr i64, ptr %frame, i64 2
   %team = load ptr, ptr %teamp
+  %tp = getelementptr i64, ptr %frame, i64 1
+  %teamed = load ptr, ptr %tp
+  %single = icmp eq ptr %teamed, null
+  br i1 %single, label %start, label %clock
+clock:
+  %t = call i64 @now(ptr %team)
+  %startp = getelementptr i64, ptr %frame, i64 11
+  store i64 %t, ptr %startp
+  br label %start
+start:
   %program = call ptr @choose(ptr %frame, ptr %team)
   call void @begin(ptr %frame, ptr %program)
   %workers = load i64, ptr %program

@@ -19,6 +19,7 @@ from fusec.passes.graph.eliminate_dead import eliminate_dead
 from fusec.passes.graph.fold_batch_norm import fold_batch_norm
 from fusec.passes.graph.fold_constants import fold_constants
 from fusec.passes.graph.gather_first import gather_first
+from fusec.passes.graph.merge_matmuls import merge_matmuls
 from fusec.passes.graph.share_common import share_common
 from fusec.passes.graph.simplify_algebra import simplify_algebra
 from fusec.passes.graph.simplify_views import simplify_views
@@ -47,6 +48,9 @@ GRAPH_PASSES: Pipeline = (
             canonicalise_attention,  # last: its operands' views and scales have their final form
         ),
     ),
+)
+OPTIONAL_PASSES = (
+    merge_matmuls,  # on a CPU it only saves loads of the left operand, and the slices cost affine indices everywhere
 )
 FUSION_PASSES: tuple[FusionPass, ...] = (
     fuse_pointwise,  # first: diamonds of elementwise nodes become one consumer before anything asks who else reads them

@@ -27,19 +27,31 @@ def sink_pointwise(graph: Graph, _: PassContext) -> Graph:
 
 def _sink(s: Sweep, n: Node) -> Value | None:
     table, indices = n.operands
+    chain: list[tuple[Node, Value]] = []
+    while (step := _movable(s, table)) is not None:
+        chain.append(step)
+        table = step[1]
+    if not chain or not _is_constant(s, chain[-1][0]):
+        return None
+    s.absorb(*(maker for maker, _ in chain))
+    moved = s.emit("gather", table, indices, **dict(n.attrs))
+    for maker, main in reversed(chain):
+        inputs = [None if v is None else moved if v == main else s.emit("reshape", v, shape=()) for v in maker.inputs]
+        moved = s.emit(maker.op, *inputs, **dict(maker.attrs))
+    return moved
+
+
+def _movable(s: Sweep, table: Value) -> tuple[Node, Value] | None:
+    """The elementwise node that makes a large table nobody else reads, and its one operand that is not a single number."""
     maker = s.maker(table)
     if maker is None or ops.get(maker.op).kind is not Kind.ELEMENTWISE or s.readers(table) != 1:
         return None
     size = table.tensor.size
-    if not isinstance(size, int) or size < SMALLEST_TABLE or not _is_constant(s, maker):
+    if not isinstance(size, int) or size < SMALLEST_TABLE:
         return None
     whole = [v for v in maker.operands if v.shape == table.shape]
-    if len(whole) != 1 or any(product(v.shape) != 1 for v in maker.operands if v is not whole[0]):
-        return None
-    s.absorb(maker)
-    gathered = s.emit("gather", whole[0], indices, **dict(n.attrs))
-    inputs = [None if v is None else gathered if v is whole[0] else s.emit("reshape", v, shape=()) for v in maker.inputs]
-    return s.emit(maker.op, *inputs, **dict(maker.attrs))
+    single = all(product(v.shape) == 1 for v in maker.operands if v not in whole)
+    return (maker, whole[0]) if len(whole) == 1 and single else None
 
 
 def _is_constant(s: Sweep, node: Node) -> bool:

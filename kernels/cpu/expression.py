@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from fusec.errors import BugError
-from fusec.ir.dim import Atom, Dim, Extent, symbols_of
+from fusec.ir.dim import Atom, Dim, Extent, Monomial, symbols_of
 from fusec.ir.expr import Const, Expr, Index, Load, Prim, Ref
 from fusec.ir.types import DType
 from fusec.kernels.cpu import access
@@ -19,6 +19,7 @@ from fusec.kernels.cpu.vector import literal
 from fusec.tile.program import Let, Statement, Store
 
 Key = tuple[object, ...]
+Term = tuple[Monomial, int]
 _FUSED = (DType.F32, DType.F64)
 
 
@@ -268,14 +269,15 @@ class Point:
     def _polynomial(self, x: Dim, copy: int) -> Value:
         """Terms of outer loops first, so that their sum is computed there."""
         level = self.fact_of(x)[0]
-        outer, inner = [], []
+        outer: list[Term] = []
+        inner: list[Term] = []
         for mono, c in x.terms:
             here = [a for a in mono if self._atom_fact(a)[0] == level and self._is_bound(a)]
             (inner if here else outer).append((mono, c))
         if not inner:
             return self.ctx.slot(x)
         total = self.value(self.interner.index(as_extent(outer)), copy)
-        by_atoms: dict[tuple[str | Atom, ...], list[tuple[tuple[str | Atom, ...], int]]] = {}
+        by_atoms: dict[Monomial, list[Term]] = {}
         for mono, c in inner:
             bound = tuple(a for a in mono if self._is_bound(a))
             by_atoms.setdefault(bound, []).append((tuple(a for a in mono if not self._is_bound(a)), c))

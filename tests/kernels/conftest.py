@@ -15,13 +15,16 @@ from fusec.kernels.cpu.build import build
 from fusec.kernels.cpu.emit import emit
 from fusec.kernels.cpu.load import call, load
 from fusec.kernels.kernel import Binary, Kernel, StageTiling, Tiling
-from fusec.target import Target, runs_here
+from fusec.target import ISAS, Isa, Target, runs_here
 from fusec.tile.program import TileProgram
 from fusec.tile.reference import run_program
 from fusec.tile.text import parse_program
 
 Array = npt.NDArray[Any]
 LEVELS = [name for name in ("generic", "avx2", "avx512", "neon") if runs_here(name)]
+if runs_here("avx2"):  # the lanes and masks of AVX-512, in instructions that every test machine has
+    ISAS["wide"] = Isa("avx512", 16, 16, True, "haswell", "+avx2,+fma,+f16c")
+    LEVELS.append("wide")
 
 
 def nest_tiling(program: TileProgram, lanes: Sequence[str], tile: Mapping[str, Extent] | None = None) -> Tiling:

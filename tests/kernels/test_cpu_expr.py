@@ -1,4 +1,4 @@
-"""Every primitive on every dtype and level, vector and scalar, against the numpy interpreter: special values and dense samples."""
+"""Every primitive on every dtype and level, vector and scalar, against the numpy interpreter, on special values."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ LEVELS = [name for name in ("generic", "avx2", "avx512", "neon") if runs_here(na
 NATIVE = [d for d in DType if d.is_native]
 FLOATS = [d for d in NATIVE if d.is_float]
 INTEGERS = [d for d in NATIVE if d.is_integer]
-N, I = symbol("N"), symbol("i")
+N, AT = symbol("N"), symbol("i")
 
 
 def program(body: dict[str, Expr], inputs: dict[str, DType]) -> TileProgram:
     operands = [Operand(n, "input", d, (N,)) for n, d in inputs.items()]
     operands += [Operand(n, "output", e.dtype, (N,)) for n, e in body.items()]
-    stage = Stage(("i",), (), tuple(Store(n, (I,), e) for n, e in body.items()))
+    stage = Stage(("i",), (), tuple(Store(n, (AT,), e) for n, e in body.items()))
     return TileProgram("primitives", ("N",), (Axis("i", N),), tuple(operands), (stage,))
 
 
@@ -46,7 +46,7 @@ def run(execute: Execute, level: str, lane: str, body: dict[str, Expr], arrays: 
 
 
 def load(name: str, dtype: DType) -> Load:
-    return Load(name, (I,), dtype)
+    return Load(name, (AT,), dtype)
 
 
 @cache
@@ -85,7 +85,7 @@ def specials(dtype: DType) -> Array:
         base += [2.0**52, 2.0**53, 2.0**63, 2.0**64, 1e-20, 1e30, 1e38, 1.2e-38, 1e-42, 1e-45]
     if dtype is DType.F64:
         base += [709.0, 710.0, 745.0, 746.0, 1e300, 1e-300, 2.3e-308, 5e-324]
-    wide = np.array(base + [np.inf, np.nan, np.pi / 2, np.pi, np.e]).astype(np.float64)
+    wide = np.array([*base, np.inf, np.nan, np.pi / 2, np.pi, np.e]).astype(np.float64)
     x = wide.astype(np.float32) if dtype in (DType.F16, DType.BF16) else wide.astype(dtype.numpy)
     if dtype in (DType.F32, DType.F64):
         x = np.concatenate([x, np.nextafter(x, x.dtype.type(np.inf)), np.nextafter(x, x.dtype.type(-np.inf))])

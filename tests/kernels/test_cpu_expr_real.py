@@ -20,7 +20,7 @@ from fusec.tile.program import Axis, Operand, Stage, Store, TileProgram
 Array = npt.NDArray[Any]
 Execute = Callable[..., tuple[dict[str, Array], Array]]
 LEVELS = [name for name in ("generic", "avx2", "avx512", "neon") if runs_here(name)]
-N, I = symbol("N"), symbol("i")
+N, AT = symbol("N"), symbol("i")
 LIMIT = {DType.F32: {"exp": 1.5, "log": 1.5, "tanh": 2.0, "erf": 2.0}, DType.F64: {"erf": 3.0}}
 _ERF = np.frompyfunc(math.erf, 1, 1)
 REFERENCE: dict[str, Callable[[Array], Array]] = {
@@ -31,9 +31,9 @@ REFERENCE: dict[str, Callable[[Array], Array]] = {
 
 
 def run(execute: Execute, level: str, lane: str, name: str, dtype: DType, *arrays: Array) -> Array:
-    loads = [Load(f"x{k}", (I,), dtype) for k in range(len(arrays))]
+    loads = [Load(f"x{k}", (AT,), dtype) for k in range(len(arrays))]
     operands = [Operand(x.operand, "input", dtype, (N,)) for x in loads]
-    stage = Stage(("i",), (), (Store("y", (I,), prim(name, *loads)),))
+    stage = Stage(("i",), (), (Store("y", (AT,), prim(name, *loads)),))
     p = TileProgram("real", ("N",), (Axis("i", N),), (*operands, Operand("y", "output", dtype, (N,))), (stage,))
     kernel = Kernel(p, Tiling((), (StageTiling("nest", lane),)))
     return execute(kernel, level, {"N": len(arrays[0])}, {f"x{k}": a for k, a in enumerate(arrays)})[0]["y"]

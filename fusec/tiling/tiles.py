@@ -18,8 +18,10 @@ TILE_BYTES = 32 << 10
 """What a tile of rows or of a map reads and writes: the first level cache."""
 LINE = 64
 """Elements that a map's tile is a multiple of, along the lane."""
-PRODUCT_FLOPS = 3_000_000
-"""About 40 us of a matrix product on one core with AVX2."""
+PRODUCT_FLOPS = 5_000_000
+"""About 60 us of a matrix product on one core with AVX2."""
+FEWEST_ROWS = 24
+"""Rows of a product's tile at least, however deep it is: B then comes from afar a few times only."""
 GEMV_WEIGHTS = 16 << 10
 """Weights that a tile of a vector-matrix product reads: few, so that even a small layer can be split."""
 MOST_ROWS = 66
@@ -118,7 +120,7 @@ def _rows(program: TileProgram, form: Contraction, rows: int, depth: Extent, col
         limit = floordiv(PRODUCT_FLOPS, 2 * columns * depth)
     if panel_load(form) is None and columns is None:
         limit = most  # every tile packs all of B
-    limit = maximum(2 * rows, minimum(most, limit))
+    limit = maximum(max(2, FEWEST_ROWS // rows) * rows, minimum(most, limit))
     tiles = maximum(1, ceildiv(extent, limit))
     return rows * maximum(1, ceildiv(ceildiv(extent, tiles), rows))
 

@@ -23,7 +23,6 @@ from fusec.passes.graph.merge_matmuls import merge_matmuls
 from fusec.passes.graph.share_common import share_common
 from fusec.passes.graph.simplify_algebra import simplify_algebra
 from fusec.passes.graph.simplify_views import simplify_views
-from fusec.passes.graph.sink_pointwise import sink_pointwise
 from fusec.rewrite.fused import FusedGraph
 from fusec.rewrite.fusion import Accepts, FusionPass, fuse
 from fusec.rewrite.graph_pass import PassContext
@@ -38,7 +37,6 @@ GRAPH_PASSES: Pipeline = (
             gather_first,  # after folding: what is left of a table was too large to fold
             simplify_algebra,  # fewer spellings for the patterns below
             simplify_views,  # after algebra: what a removed node stood between may now be one view
-            sink_pointwise,  # after constants: what is left on a table was too large to be folded
             share_common,  # patterns ask whether two operands are the same value
             fold_batch_norm,  # before activations: a folded norm leaves the contraction next to its activation
             canonicalise_norms,  # before softmax, for both begin with a reduction and this is the longer pattern

@@ -13,7 +13,7 @@ from fusec.frontend.builder import Bound, Contradiction, NotNative
 from fusec.frontend.call import Call, domain_of
 from fusec.frontend.known import Known
 from fusec.frontend.opaque_types import TYPE_RULES
-from fusec.frontend.scope import captured_names
+from fusec.frontend.scope import captured_names, subgraphs
 from fusec.frontend.support import Refusals
 from fusec.frontend.symbols import SymbolTable
 from fusec.ir.dim import Extent
@@ -92,6 +92,7 @@ def _inferred(
     graph = onnx.GraphProto(name="one")
     graph.node.append(call.proto)
     graph.node[0].ClearField("doc_string")
+    _forget_declared_shapes(graph.node[0])
     seen: set[str] = set()
     for name, value in zip((*call.proto.input, *captures), inputs, strict=True):
         if value is None or name in seen:
@@ -119,6 +120,18 @@ def _inferred(
         _from_proto(by_name[name], back, call.builder.symbols) if name in by_name else _guess(call, inputs, i)
         for i, name in enumerate(call.proto.output)
     ]
+
+
+def _forget_declared_shapes(node: onnx.NodeProto) -> None:
+    """What branches and bodies declare of their outputs may be wrong, and inference would believe it."""
+    todo = list(subgraphs(node))
+    while todo:
+        graph = todo.pop()
+        del graph.value_info[:]
+        for out in graph.output:
+            if out.type.WhichOneof("value") == "tensor_type":
+                out.type.tensor_type.ClearField("shape")
+        todo.extend(g for n in graph.node for g in subgraphs(n))
 
 
 def _small_constant(call: Call, value: Value) -> onnx.TensorProto | None:

@@ -14,7 +14,11 @@ from fusec.host.own.windows import Array
 
 
 def _dynamic_quantize_lstm(inputs: Sequence[Any], attrs: Attrs, _opset: int, _outputs: int) -> Sequence[Any]:
-    """An LSTM whose products run in 8 bits: x and the state are quantised on the fly, as onnxruntime does it."""
+    """An LSTM whose products run in 8 bits: x and the state are quantised on the fly, as onnxruntime does it.
+
+    Products are exact here. onnxruntime's are on processors with VNNI; its AVX2 kernels saturate sums of two products at
+    16 bits, so that its own answers differ by a few per cent between machines.
+    """
     x, w, r, bias, lengths, h0, c0, peepholes, w_scale, w_zero, r_scale, r_zero = (*inputs, *(None,) * 12)[:12]
     directions, hidden = w.shape[0], r.shape[1]
     bias = np.zeros((directions, 8 * hidden), np.float32) if bias is None else bias

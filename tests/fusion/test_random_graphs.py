@@ -19,7 +19,19 @@ QUIET = settings(max_examples=60, deadline=None, suppress_health_check=list(Heal
 def steps(draw):
     """A recipe: per node an operation and which of the earlier values it reads."""
     size = draw(st.integers(1, 24))
-    kinds = ("unary", "binary", "matmul", "softmax", "norm", "reduce", "transpose", "reshape", "slice", "concat", "gather")
+    kinds = (
+        "unary",
+        "binary",
+        "matmul",
+        "softmax",
+        "norm",
+        "reduce",
+        "transpose",
+        "reshape",
+        "slice",
+        "concat",
+        "gather",
+    )
     numbers = st.integers(0, 1 << 16)
     recipe = draw(st.lists(st.tuples(st.sampled_from(kinds), numbers, numbers), min_size=size, max_size=size))
     return recipe, draw(st.lists(numbers, max_size=4)), draw(numbers)

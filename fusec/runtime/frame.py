@@ -213,12 +213,13 @@ def _add_program(b: _Builder, layout: _Arguments, s: Schedule, status: list[tupl
     counters = b.extend([0] * (s.workers * LINE_WORDS))
     blocks, patches, at_status, reports = _add_arguments(b, layout, s, status)
     waits = _add_waits(b, s, counters)
-    told = _told(s)
+    begins = np.array(blocks, np.int64)
     for w in range(s.workers):
         queue = s.queue(w)
+        told = s.waits[s.waits[:, 0] == w, 1]
         line = table + w * LINE_WORDS
         b.words[line + d.Worker.COUNT] = len(queue)
-        b.pointer(line + d.Worker.ROWS, _add_rows(b, layout, s, queue, told[w], blocks, waits))
+        b.pointer(line + d.Worker.ROWS, _add_rows(b, layout, s, queue, told, begins, waits))
         b.relative(line + d.Worker.SCRATCH, w * _scratch_stride(s), IN_SCRATCH)
         b.pointer(line + d.Worker.COUNTER, counters + w * LINE_WORDS)
     b.words[program + d.Program.WORKERS] = s.workers
@@ -236,40 +237,32 @@ def _add_program(b: _Builder, layout: _Arguments, s: Schedule, status: list[tupl
     return program
 
 
-def _told(s: Schedule) -> list[set[int]]:
-    """For each worker the positions in its queue that somebody waits for: only those are announced."""
-    out: list[set[int]] = [set() for _ in range(s.workers)]
-    for counter, threshold in s.waits.tolist():
-        out[counter].add(threshold)
-    return out
-
-
 def _add_waits(b: _Builder, s: Schedule, counters: int) -> int:
-    at = b.extend([0] * (2 * len(s.waits)))
-    for i, (counter, threshold) in enumerate(s.waits.tolist()):
-        b.pointer(at + 2 * i, counters + counter * LINE_WORDS)
-        b.words[at + 2 * i + 1] = threshold
+    """Pairs (address of a counter, threshold)."""
+    pairs = s.waits.copy()
+    pairs[:, 0] = (counters + pairs[:, 0] * LINE_WORDS) * d.WORD
+    at = b.extend(pairs.ravel().tolist())
+    b.addresses[IN_BLOCK].extend(range(at, at + pairs.size, 2))
     return at
 
 
 def _add_rows(
-    b: _Builder, layout: _Arguments, s: Schedule, queue: IntArray, told: set[int], blocks: list[int], waits: int
+    b: _Builder, layout: _Arguments, s: Schedule, queue: IntArray, told: IntArray, blocks: IntArray, waits: int
 ) -> int:
-    at = b.extend([0] * (len(queue) * LINE_WORDS))
-    for position, task in enumerate(s.tasks[queue].tolist(), 1):
-        row, call = at + (position - 1) * LINE_WORDS, task[CALL]
-        b.words[row : row + LINE_WORDS] = (
-            layout.code[call].address,
-            0,
-            task[FIRST],
-            task[COUNT],
-            0,
-            task[WAITS],
-            position if position in told else -1,
-            layout.cost(call),
-        )
-        b.pointer(row + d.Row.SLOTS, blocks[call])
-        b.pointer(row + d.Row.WAITS, waits + 2 * task[WAIT])
+    """A worker's rows. A task's end is announced only where somebody waits for that position in the queue."""
+    tasks, position = s.tasks[queue], np.arange(1, len(queue) + 1)
+    rows = np.zeros((len(queue), LINE_WORDS), np.int64)
+    rows[:, d.Row.KERNEL] = layout.addresses[tasks[:, CALL]]
+    rows[:, d.Row.SLOTS] = blocks[tasks[:, CALL]] * d.WORD
+    rows[:, d.Row.FIRST] = tasks[:, FIRST]
+    rows[:, d.Row.COUNT] = tasks[:, COUNT]
+    rows[:, d.Row.WAITS] = (waits + 2 * tasks[:, WAIT]) * d.WORD
+    rows[:, d.Row.WAIT_COUNT] = tasks[:, WAITS]
+    rows[:, d.Row.SIGNAL] = np.where(np.isin(position, told), position, -1)
+    rows[:, d.Row.COST] = layout.costs[tasks[:, CALL]]
+    at = b.extend(rows.ravel().tolist())
+    for column in (d.Row.SLOTS, d.Row.WAITS):
+        b.addresses[IN_BLOCK].extend(range(at + column, at + rows.size, LINE_WORDS))
     return at
 
 
@@ -285,14 +278,8 @@ class _Arguments:
     ) -> None:
         self.region, self.code, self.weight, self.io = region, code, weight, io
         self._extents: dict[tuple[int, int], list[int]] = {}
-        self._costs: dict[int, int] = {}
-
-    def cost(self, call: int) -> int:
-        """Cost units of one tile: arithmetic operations and bytes, either of which takes a nanosecond at the very most."""
-        kernel = self.region.calls[call].kernel
-        if id(kernel) not in self._costs:
-            self._costs[id(kernel)] = int(min(max(kernel.flops + kernel.bytes, 1), 1 << 40))
-        return self._costs[id(kernel)]
+        self.addresses = np.array([c.address for c in code], np.int64)
+        self.costs = np.array([_cost(c.kernel) for c in region.calls], np.int64)
 
     def extents(self, call: int) -> list[int]:
         """The argument block with its extent words filled in and 0 elsewhere."""
@@ -301,6 +288,11 @@ class _Arguments:
         if key not in self._extents:
             self._extents[key] = _extent_words(kernel, binary)
         return list(self._extents[key])
+
+
+def _cost(kernel: BoundKernel) -> int:
+    """Cost units of one tile: arithmetic operations and bytes, either of which takes a nanosecond at the very most."""
+    return int(min(max(kernel.flops + kernel.bytes, 1), 1 << 40))
 
 
 def _extent_words(kernel: BoundKernel, binary: Binary) -> list[int]:

@@ -38,6 +38,10 @@ def read_only() -> np.ndarray:
     return out
 
 
+class Subclass(np.ndarray):
+    pass
+
+
 class Wrapped:
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         return BASE[:, :3]
@@ -60,7 +64,7 @@ class Wrapped:
         [[1, 2, 3]],
         np.zeros((0, 3), np.float32),
         np.ma.masked_array(BASE[:, :3]),
-        np.matrix(BASE[:, :3]),
+        BASE[:, :3].view(Subclass),
         Wrapped(),
     ],
     ids=lambda v: type(v).__name__,

@@ -62,7 +62,7 @@ def _log_softmax(x: Array) -> Array:
 
 
 def _hardmax(x: Array) -> Array:
-    return (np.arange(x.shape[-1]) == x.argmax(axis=-1)[..., None]).astype(x.dtype)
+    return np.asarray((np.arange(x.shape[-1]) == x.argmax(axis=-1)[..., None]).astype(x.dtype))
 
 
 IMPLEMENTATIONS: dict[tuple[str, str], Compute] = {

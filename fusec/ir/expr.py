@@ -163,7 +163,9 @@ def replace_axes(e: Expr, env: Mapping[str, Extent]) -> Expr:
         if isinstance(x, Index):
             return Index(substitute(x.value, env))
         if isinstance(x, Load):
-            index = tuple(substitute(i, env) if not isinstance(i, Const | Ref | Index | Load | Prim) else i for i in x.index)
+            index = tuple(
+                substitute(i, env) if not isinstance(i, Const | Ref | Index | Load | Prim) else i for i in x.index
+            )
             return Load(x.operand, index, x.dtype, x.fill)
         return None
 

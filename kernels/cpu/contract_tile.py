@@ -15,6 +15,8 @@ from fusec.kernels.cpu.builder import Builder, Value, constant, vector
 
 UNROLL = 4
 """Steps over k per iteration: pays for the loop, and for row pointers that do not fit into registers."""
+CROWDED = 22
+"""From this many accumulators on only half as many steps: LLVM loads all of B first, and would spill accumulators."""
 STREAMS = 8
 """Accumulators that keep both multipliers busy while each addition waits for the one before it."""
 
@@ -37,12 +39,17 @@ class TileShape:
     @property
     def panels(self) -> int:
         """How many panels a tile works on at once: few rows alone would leave multipliers idle."""
-        return 2 if self.rows * self.vectors <= STREAMS * 3 // 4 else 1
+        return 2 if self.rows * self.vectors <= STREAMS // 2 else 1
 
     @property
     def sums(self) -> int:
         """Over how many partial sums a tile deals its steps, for the same reason."""
         return 2 if self.rows * self.vectors * self.panels < STREAMS else 1
+
+    @property
+    def unroll(self) -> int:
+        """Steps over k per iteration, a power of two."""
+        return UNROLL if self.rows * self.vectors * self.panels <= CROWDED else UNROLL // 2
 
     @property
     def is_float(self) -> bool:
@@ -80,30 +87,35 @@ def emit_tile(
     carried = list(start) if start is not None else [zero] * size
     carried += [zero] * (size * (shape.sums - 1))
 
-    def advance(k: Value, totals: Sequence[Value]) -> list[Value]:
-        at = b.mul(k, panel_step)
+    def advance(lines: Sequence[Value], bases: Sequence[Value], u: int, totals: Sequence[Value]) -> list[Value]:
         columns = []
-        for p in panels:
-            base = b.gep(p, at, shape.element)
+        for p in bases:
+            line = b.gep(p, b.mul(panel_step, b.i64(u)), shape.element)
             for v in range(shape.vectors):
-                place = b.gep(base, b.i64(v * shape.lanes), shape.element)
+                place = b.gep(line, b.i64(v * shape.lanes), shape.element)
                 columns.append(b.load(shape.type, place, _alignment(shape, panel_step)))
-        out, ka = list[Value](), b.mul(k, step)
-        for r, row in enumerate(rows):
-            x = b.splat(b.load(shape.element, b.gep(row, ka, shape.element)), shape.lanes)
+        out = list[Value]()
+        for r, line in enumerate(lines):
+            place = b.gep(line, b.mul(step, b.i64(u)), shape.element)
+            x = b.splat(b.load(shape.element, place), shape.lanes)
             for c, column in enumerate(columns):
                 out.append(multiply_add(b, shape, x, column, totals[r * len(columns) + c]))
         return out
 
-    whole = b.op("and", count, b.i64(-UNROLL))
-    with b.loop(b.i64(0), whole, UNROLL, carried, "k") as loop:
+    def places(k: Value) -> tuple[list[Value], list[Value]]:
+        down, across = b.mul(k, panel_step), b.mul(k, step)
+        return [b.gep(r, across, shape.element) for r in rows], [b.gep(p, down, shape.element) for p in panels]
+
+    whole = b.op("and", count, b.i64(-shape.unroll))
+    with b.loop(b.i64(0), whole, shape.unroll, carried, "k") as loop:
         totals = list(loop.carried)
-        for u in range(UNROLL):
+        lines, bases = places(loop.index)
+        for u in range(shape.unroll):
             part = slice(u % shape.sums * size, (u % shape.sums + 1) * size)
-            totals[part] = advance(b.add(loop.index, b.i64(u)), totals[part])
+            totals[part] = advance(lines, bases, u, totals[part])
         loop.next = totals
     with b.loop(whole, count, 1, loop.results[:size], "kleft") as rest:
-        rest.next = advance(rest.index, rest.carried)
+        rest.next = advance(*places(rest.index), 0, rest.carried)
     if shape.sums == 1:
         return list(rest.results)
     add = "fadd" if shape.is_float else "add"

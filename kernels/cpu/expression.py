@@ -55,6 +55,7 @@ class Point:
         self._refs: dict[str, tuple[list[Value], int]] = {}
         self._scopes = [Scope()]
         self._facts: dict[int, tuple[int, bool]] = {}
+        self._assumed: set[str] = set()
         self._accesses: dict[int, access.Access] = {}
 
     # ---- where we are
@@ -96,8 +97,10 @@ class Point:
 
     def bind(self, name: str, *values: Value) -> None:
         """The value of a name at this point: one, or one per copy."""
+        before = self._refs.get(name)
         self._refs[name] = list(values), self.depth
-        self._facts.clear()
+        if name in self._assumed or (before and (before[1], before[0][0].type) != (self.depth, values[0].type)):
+            self._facts.clear()
 
     @contextmanager
     def _open(self, axis: str, before: Block | None, value: Value | None) -> Iterator[None]:
@@ -112,6 +115,7 @@ class Point:
     def define(self, let: Let) -> Expr:
         """Make a let's name known; nothing is computed yet."""
         e = self.interner.lets[let.name] = self.intern(let.value)
+        self.interner.symbols(e)  # let by let, so that no recursion is deeper than one
         return e
 
     def run(self, body: Sequence[Statement]) -> None:
@@ -203,6 +207,7 @@ class Point:
                 return 0, False
             case Ref(name):
                 if name not in self._refs:
+                    self._assumed.add(name)
                     return 0, False
                 values, level = self._refs[name]
                 return level, values[0].lanes > 0 or len(values) > 1

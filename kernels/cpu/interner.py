@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fusec.ir.dim import Dim, Extent
+from fusec.ir.dim import Dim, Extent, symbols_of
 from fusec.ir.expr import Const, Expr, Index, Load, Prim, Ref
 
 
@@ -13,6 +13,7 @@ class Interner:
         self.lets: dict[str, Expr] = {}
         """Name -> canonical expression; `intern` puts these in place of Refs."""
         self._table: dict[object, Expr] = {}
+        self._symbols: dict[int, frozenset[str]] = {}
         self._done: dict[int, tuple[Expr, Expr]] = {}
 
     def intern(self, e: Expr) -> Expr:
@@ -28,6 +29,24 @@ class Interner:
     def index(self, x: Extent) -> Expr:
         """The canonical Index of a polynomial."""
         return self._table.setdefault(("index", x), Index(x))
+
+    def symbols(self, e: Expr) -> frozenset[str]:
+        """Every axis and parameter in the indices of a canonical expression; each shared part is looked at once."""
+        known = self._symbols.get(id(e))
+        if known is None:
+            match e:
+                case Index(x):
+                    known = symbols_of(x)
+                case Prim(_, parts):
+                    known = frozenset[str]().union(*map(self.symbols, parts))
+                case Load(_, index):
+                    known = frozenset[str]().union(
+                        *(symbols_of(i) if isinstance(i, int | Dim) else self.symbols(i) for i in index)
+                    )
+                case _:
+                    known = frozenset()
+            self._symbols[id(e)] = known
+        return known
 
     def _canonical(self, e: Expr) -> Expr:
         match e:

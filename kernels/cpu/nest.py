@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fusec.errors import BugError
-from fusec.ir.expr import TRANSCENDENTAL, Expr, Index, Load, Prim, Ref, walk
+from fusec.ir.expr import TRANSCENDENTAL, Expr, Prim, Ref, walk
 from fusec.kernels.cpu.builder import Value
 from fusec.kernels.cpu.context import Context
 from fusec.kernels.cpu.expression import Point
@@ -42,6 +42,8 @@ class Nest:
         if self.lane and not self.lane_folds and self.lane not in stage.axis_names:
             raise BugError(f"{ctx.program.name}: a stage has no axis {self.lane!r} to vectorise")
         self.copies = self._copies()
+        self.inner: list[Expr] = []
+        """Lets of the folds at hand that are computed inside their loops."""
 
     def _copies(self) -> int:
         """How many vectors are computed side by side."""
@@ -124,11 +126,10 @@ class Nest:
         group: list[Fold] = []
         later: list[Statement] = []
         names: set[str] = set()
+        folds = any(isinstance(s, Fold) for s in body)
         for s in body:
-            if isinstance(s, Let) and not self._mentions(s.value, names):
-                e = self.point.define(s)
-                if not group and not self._in_folds(e) and any(isinstance(x, Fold) for x in body):
-                    self.point.everywhere(e)
+            if folds and isinstance(s, Let) and not self._mentions(s.value, names):
+                self._define(s, before=not group)
             elif isinstance(s, Fold) and not any(self._mentions(a, names) for a in s.args):
                 group.append(s)
                 names.add(s.name)
@@ -136,14 +137,18 @@ class Nest:
                 later.append(s)
                 if isinstance(s, Let | Fold):
                     names.add(s.name)
-        return group, later if group else body
+        return group, later
+
+    def _define(self, let: Let, before: bool) -> None:
+        """A let that folds may need: computed inside their loops if it mentions a fold axis, else ahead of them."""
+        e = self.point.define(let)
+        if self.point.interner.symbols(e) & set(self.folds):
+            self.inner.append(e)
+        elif before:
+            self.point.everywhere(e)
 
     def _mentions(self, e: Expr, names: set[str]) -> bool:
         return any(isinstance(x, Ref) and x.name in names for x in walk(e))
-
-    def _in_folds(self, e: Expr) -> bool:
-        """Whether a canonical expression can only be computed inside the fold loops."""
-        return bool(_axes_of(e) & set(self.folds))
 
     def _run_folds(self, group: list[Fold]) -> None:
         folds = [Accumulator(self.point, f, self._shared(f)) for f in group]
@@ -151,12 +156,14 @@ class Nest:
             self._run_horizontal(folds)
         else:
             self._run_vertical(folds)
+        self.inner.clear()
 
     def _shared(self, f: Fold) -> bool:
         """Whether a fold's states are scalars: nothing differs between lanes."""
         if not self.lane:
             return True
-        return not self.lane_folds and not any(self.lane in _axes_of(self.point.intern(a)) for a in f.args)
+        symbols = (self.point.interner.symbols(self.point.intern(a)) for a in f.args)
+        return not self.lane_folds and not any(self.lane in s for s in symbols)
 
     def _run_vertical(self, folds: list[Accumulator]) -> None:
         """Lanes (if any) are points: each keeps its own state."""
@@ -201,7 +208,8 @@ class Nest:
         return list(loop.results)
 
     def _step(self, folds: list[Accumulator], states: Sequence[Value], copies: int) -> list[Value]:
-        # arguments first, for all copies: loads then stand before the arithmetic that waits for them
+        for e in self.inner:  # in their order, so that no expression is evaluated deeper than one let
+            self.point.everywhere(e)
         out: list[Value] = []
         for f, own in _deal(folds, states, copies):
             out += f.step(own)
@@ -214,19 +222,4 @@ def _deal(folds: list[Accumulator], states: Sequence[Value], copies: int) -> lis
         n = f.width * (1 if f.shared else copies)
         out.append((f, list(states[at : at + n])))
         at += n
-    return out
-
-
-def _axes_of(e: Expr) -> set[str]:
-    """Every symbol in the indices of an expression."""
-    from fusec.ir.dim import Dim, symbols_of
-
-    out: set[str] = set()
-    for x in walk(e):
-        if isinstance(x, Index):
-            out |= symbols_of(x.value)
-        elif isinstance(x, Load):
-            for i in x.index:
-                if isinstance(i, int | Dim):
-                    out |= symbols_of(i)
     return out

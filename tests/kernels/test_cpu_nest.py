@@ -321,3 +321,14 @@ stage t, s: S
 def test_folds_that_need_folds(check: Check, lanes: tuple[str, str]) -> None:
     for s in (1, 6, 20):
         check(CAUSAL, list(lanes), {"T": 9, "S": s}, {"x": floats(9, s)}, tile={"t": 2})
+
+
+def test_long_chains_of_shared_lets(check: Check) -> None:
+    """Neither recursion nor tree walks: every let is used twice, three hundred deep, in and after a fold."""
+    inner = ["  a0 = x[m, n] * 0.5"] + [f"  a{k} = a{k - 1} * 0.5 + a{k - 1} * 0.4999" for k in range(1, 300)]
+    outer = ["  b0 = s * 0.5"] + [f"  b{k} = b{k - 1} * 0.5 + b{k - 1} * 0.4999" for k in range(1, 300)]
+    text = "\n".join(
+        ["program chain(M, N)", "task m: M", "input x: f32[M, N]", "output y: f32[M]", "stage m"]
+        + [*inner, "  s = sum[n: N](a299)", *outer, "  y[m] = b299"]
+    )
+    check(text, ["n"], {"M": 3, "N": 20}, {"x": floats(3, 20)}, rtol=1e-4)

@@ -54,6 +54,7 @@ class Steps:
         self.weights: Weights = planner.weights
         self._steps = [_prepare(plan, i, s) for i, s in enumerate(plan.steps)]
         self._drop_after = _last_uses(plan)
+        self._read = _read_values(plan)
         self._bindings: OrderedDict[tuple[int, tuple[int, ...]], RegionBinding] = OrderedDict()
         self._on_drop = on_drop
         self._lock = threading.Lock()
@@ -128,8 +129,10 @@ class Steps:
         inputs = [None if v is None else self._value(env, symbols, v.name) for v in step.node.inputs]
         made = step.call(inputs)
         for value, result in zip(step.node.outputs, made, strict=True):
-            env[value.name] = _checked(step.node, value.name, value.type, result)
-        outputs = [(v.name, v.type, env[v.name]) for v in step.node.outputs if isinstance(env[v.name], np.ndarray)]
+            if result is not None or value.name in self._read:  # optional outputs that nobody asked for are not made
+                env[value.name] = _checked(step.node, value.name, value.type, result)
+        named = [(v.name, v.type, env.get(v.name)) for v in step.node.outputs]
+        outputs = [(name, kind, array) for name, kind, array in named if isinstance(array, np.ndarray)]
         try:
             symbols.match_all(outputs, "output")
         except InputError as e:
@@ -196,6 +199,14 @@ def _region_symbols(plan: Plan, step: RegionStep) -> tuple[str, ...]:
             if roles[operand] not in ("weight", "scalar", "local") and kind is not None:
                 found |= symbols_in(kind)
     return tuple(sorted(found))
+
+
+def _read_values(plan: Plan) -> frozenset[str]:
+    """The values that some step or the caller reads, and those whose bytes they are."""
+    names = {v.name for v in plan.outputs}
+    for step in plan.steps:
+        names |= set(step.inputs) if isinstance(step, RegionStep) else {v.name for v in step.node.operands}
+    return frozenset(names | {plan.root(n) for n in names})
 
 
 def _last_uses(plan: Plan) -> list[list[str]]:

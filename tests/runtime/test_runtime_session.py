@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +319,21 @@ def test_sequences_pass_between_host_steps() -> None:
     out = session_of(plan).run({"x": x})
     assert isinstance(out["s"], list) and len(out["s"]) == 2
     np.testing.assert_array_equal(out["z"], np.concatenate([x, flip(x, 0.5)]))
+
+
+def test_an_optional_output_that_nobody_asked_for() -> None:
+    kinds = types(x="f32[N]", y="f32[N]", unused="bool[N]")
+    step = opaque("Dropout", kinds, ["x"], ["y", "unused"])
+    proto = onnx.helper.make_node("Dropout", ["x"], ["y", ""])
+    attrs = tuple((k, proto.SerializeToString() if k == "proto" else v) for k, v in step.node.attrs)
+    plan = plan_of(
+        Chain(1, N),
+        inputs=values(kinds, "x"),
+        outputs=values(kinds, "y"),
+        values=kinds,
+        steps=(HostStep(replace(step.node, attrs=attrs)),),
+    )
+    np.testing.assert_array_equal(session_of(plan).run({"x": data(4)})["y"], data(4))
 
 
 @pytest.mark.parametrize(("declared", "words"), [("f32[N, K]", "expected float32"), ("f32[3]", "dimension 0 is 5")])

@@ -1,7 +1,8 @@
 """The real functions of expressions by name, on f32 and f64 registers: which are written out in place, which are called.
 
-Largest errors in ulp, measured by tests/kernels/test_cpu_real.py: f32 exp, log, tanh, erf 2, all others 1 (they are
-rounded from doubles); f64 4.
+Largest errors seen over all exponents (tests/kernels/test_cpu_expr_real.py holds the limits), in ulp. f32: exp 1.0, log 0.8,
+tanh 1.2, erf 1.4, all others 0.5, because they are rounded from doubles. f64: tan 3.2; sinh, cosh, tanh 2.6; sin, cos 2.3;
+asin 2.1; the others below 2; pow 4.
 """
 
 from __future__ import annotations

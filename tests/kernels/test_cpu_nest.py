@@ -327,8 +327,6 @@ def test_long_chains_of_shared_lets(check: Check) -> None:
     """Neither recursion nor tree walks: every let is used twice, three hundred deep, in and after a fold."""
     inner = ["  a0 = x[m, n] * 0.5"] + [f"  a{k} = a{k - 1} * 0.5 + a{k - 1} * 0.4999" for k in range(1, 300)]
     outer = ["  b0 = s * 0.5"] + [f"  b{k} = b{k - 1} * 0.5 + b{k - 1} * 0.4999" for k in range(1, 300)]
-    text = "\n".join(
-        ["program chain(M, N)", "task m: M", "input x: f32[M, N]", "output y: f32[M]", "stage m"]
-        + [*inner, "  s = sum[n: N](a299)", *outer, "  y[m] = b299"]
-    )
+    head = ["program chain(M, N)", "task m: M", "input x: f32[M, N]", "output y: f32[M]", "stage m"]
+    text = "\n".join([*head, *inner, "  s = sum[n: N](a299)", *outer, "  y[m] = b299"])
     check(text, ["n"], {"M": 3, "N": 20}, {"x": floats(3, 20)}, rtol=1e-4)

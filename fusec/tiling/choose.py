@@ -7,11 +7,11 @@ same layout. Tiles never depend on the number of workers, so results do not eith
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fusec.errors import BugError
-from fusec.ir.dim import symbol
+from fusec.ir.dim import Extent, symbol
 from fusec.ir.types import DType
 from fusec.kernels.cpu.contract_form import Contraction, contraction, panel_load
 from fusec.kernels.kernel import Guard, Kernel, StageTiling, Tiling, loads_of
@@ -59,6 +59,18 @@ def choose(kernels: Sequence[Kernel], params: Mapping[str, int]) -> Kernel:
         if kernel.tiling.guard is None or kernel.tiling.guard.admits(params):
             return kernel
     raise BugError(f"no kernel of the menu takes {dict(params)}")
+
+
+def needed(kernels: Sequence[Kernel], calls: Iterable[Mapping[str, Extent]]) -> tuple[Kernel, ...]:
+    """The kernels of a menu that some call may choose, given each call's parameters, known or symbolic."""
+    wanted = set[int]()
+    for params in calls:
+        for i, kernel in enumerate(kernels):
+            guard = kernel.tiling.guard
+            value = None if guard is None else params[guard.param]
+            if guard is None or not isinstance(value, int) or guard.admits({guard.param: value}):
+                wanted.add(i)
+    return tuple(k for i, k in enumerate(kernels) if i in wanted)
 
 
 def _choices(program: TileProgram, forms: Sequence[Contraction | None], isa: Isa) -> list[Choice]:

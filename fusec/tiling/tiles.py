@@ -118,8 +118,9 @@ def _rows(program: TileProgram, form: Contraction, rows: int, depth: Extent, col
         limit = floordiv(PANEL_ELEMENTS, maximum(1, _panel(program)))
     else:
         limit = floordiv(PRODUCT_FLOPS, 2 * columns * depth)
-    if panel_load(form) is None and columns is None:
-        limit = most  # every tile packs all of B
+    panels = panel_load(form)
+    if panels is None or program.operand[panels].role != "weight":
+        limit = most  # every tile packs its part of B first: the more rows share that, the better
     limit = maximum(max(2, FEWEST_ROWS // rows) * rows, minimum(most, limit))
     tiles = maximum(1, ceildiv(extent, limit))
     return rows * maximum(1, ceildiv(ceildiv(extent, tiles), rows))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fusec.ir.dim import symbol
 from fusec.kernels.kernel import Kernel
 from fusec.target import ISAS, Target
 from fusec.tile.text import parse_program
-from fusec.tiling.choose import choose, menu
+from fusec.tiling.choose import choose, menu, needed
 from fusec.tiling.cost import tile_microseconds
 
 TARGETS = [Target("cpu", n) for n in ("generic", "avx2", "avx512", "neon")]
@@ -163,3 +164,12 @@ def test_estimates_grow_with_the_work() -> None:
     ]
     assert np.all(np.diff(times) > 0)
     assert tile_microseconds(kernel.bind({"M": 0, "N": 4}), TARGETS[1]) == 0
+
+
+def test_only_the_sizes_that_occur_need_kernels() -> None:
+    kernels = menu(parse_program(GEMM), TARGETS[1])
+    assert needed(kernels, [{"M": 1, "K": 4, "N": 4}]) == kernels[:1]
+    assert needed(kernels, [{"M": 128, "K": 4, "N": 4}, {"M": 1, "K": symbol("K"), "N": 4}]) == (kernels[0], kernels[2])
+    assert needed(kernels, [{"M": symbol("B"), "K": 4, "N": 4}]) == kernels
+    (one,) = menu(parse_program(SOFTMAX), TARGETS[1])
+    assert needed([one], [{"M": 4, "N": 4}]) == (one,)

@@ -89,8 +89,10 @@ class Importer:
             return None
         try:
             found = known_row(call)
-        except NotNative:
-            return None
+        except ModelError:
+            raise
+        except (NotNative, TypeError, ValueError, LookupError, ArithmeticError):
+            return None  # the row that makes nodes says what is wrong, if anything is
         return None if found is None or all(f is None for f in found) else found
 
     def _native(self, call: Call) -> Sequence[Bound | None]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from fusec.errors import BugError
 from fusec.ir.dim import Extent
-from fusec.ir.graph import Graph
+from fusec.ir.graph import Graph, Value
 from fusec.kernels.kernel import Call
 from fusec.lower.expand import expand
 from fusec.lower.finish import assemble
@@ -18,19 +18,35 @@ from fusec.rewrite.fused import Group
 from fusec.tile.program import TileProgram
 from fusec.tile.verify import verify_program
 
+Binding = tuple[tuple[str, Extent], ...]
+Scalars = tuple[tuple[str, float | int | bool], ...]
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """How groups of one structure are lowered: the program, and operands by the position of their bytes in the group."""
+
+    program: TileProgram
+    operands: tuple[tuple[str, int], ...]
+    params: Binding
+    scalars: Scalars
+
 
 class Programs:
-    """Programs by body: groups that compute the same share one program, and so one kernel."""
+    """Programs by body: groups that compute the same share one program, and so one kernel.
+
+    `patterns` are groups seen before, so that the layers of a model are lowered once.
+    """
 
     def __init__(self) -> None:
         self.known: dict[TileProgram, TileProgram] = {}
+        self.patterns: dict[Structure, Pattern] = {}
 
     def intern(self, p: TileProgram, label: str) -> TileProgram:
         """The one program with the body of `p`; a new one is named after its number and the ops, and verified."""
         body = replace(p, name="")
         if body not in self.known:
-            name = f"p{len(self.known):02d}_{short(label)}"
-            new = replace(p, name=name)
+            new = replace(p, name=f"p{len(self.known):02d}_{short(label)}")
             verify_program(new)
             self.known[body] = new
         return self.known[body]
@@ -42,30 +58,58 @@ def short(label: str) -> str:
     return "_".join(parts[:4]) + (f"_and_{len(parts) - 4}_more" if len(parts) > 4 else "")
 
 
+Structure = tuple[object, ...]
+"""Everything that lowering a group depends on, with numbers in the place of names."""
+
+
 def lower_group(
     group: Group, graph: Graph, programs: Programs | None = None, names: Callable[[str], str] = lambda v: v
 ) -> Call:
     """The program of a group and what it is applied to. `names` says which value owns the bytes of a value."""
+    programs = programs or Programs()
+    structure, roots = structure_of(group, graph, names)
+    if structure not in programs.patterns:
+        programs.patterns[structure] = _lower(group, graph, programs, names, roots)
+    p = programs.patterns[structure]
+    operands = tuple((operand, roots[at]) for operand, at in p.operands)
+    origin = tuple(dict.fromkeys(o for n in group.nodes for o in n.origin))
+    return Call(group.label, p.program, operands, p.params, p.scalars, origin)
+
+
+def _lower(
+    group: Group, graph: Graph, programs: Programs, names: Callable[[str], str], roots: Sequence[str]
+) -> Pattern:
     try:
-        nodes = expand(group.nodes)
-        staged = make_stages(group, nodes, graph, names)
-        program = merge_axes(assemble(staged))
-        program, params, renamed = parametrise(program)
+        staged = make_stages(group, expand(group.nodes), graph, names)
+        program, params, renamed = parametrise(merge_axes(assemble(staged)))
     except BugError as e:
         raise BugError(f"lowering the group {group.label} ({group.nodes[-1].outputs[0]}): {e.message}") from e
-    program = (programs or Programs()).intern(program, group.label)
-    operands = staged.attempt.operands
-    bound = {renamed[n]: v for n, v in operands.bound.items() if n in renamed}
-    scalars = {renamed[n]: v for n, v in operands.scalars.items() if n in renamed}
-    return Call(
-        group.label,
-        program,
-        tuple(sorted(bound.items())),
-        _sorted(params),
-        tuple(sorted(scalars.items())),
-        tuple(dict.fromkeys(o for n in group.nodes for o in n.origin)),
+    program = programs.intern(program, group.label)
+    made = staged.attempt.operands
+    operands = {renamed[n]: roots.index(v) for n, v in made.bound.items() if n in renamed}
+    scalars = {renamed[n]: v for n, v in made.scalars.items() if n in renamed}
+    return Pattern(
+        program, tuple(sorted(operands.items())), tuple(sorted(params.items())), tuple(sorted(scalars.items()))
     )
 
 
-def _sorted(params: Mapping[str, Extent]) -> tuple[tuple[str, Extent], ...]:
-    return tuple(sorted(params.items()))
+def structure_of(group: Group, graph: Graph, names: Callable[[str], str]) -> tuple[Structure, list[str]]:
+    """The structure of a group, and the owners of the bytes that it reads and writes, by their numbers."""
+    numbers: dict[str, int] = {}
+    roots: dict[str, int] = {}
+    facts: list[object] = []
+
+    def number(v: Value) -> int:
+        if v.name not in numbers:
+            numbers[v.name] = len(numbers)
+            array = graph.array(v)
+            one = repr(array.reshape(()).item()) if array is not None and array.size == 1 else None
+            root = roots.setdefault(names(v.name), len(roots))
+            facts.append((v.dtype, v.shape, array is None, one, root))
+        return numbers[v.name]
+
+    for n in group.nodes:
+        ends = tuple(None if v is None else number(v) for v in n.inputs), tuple(number(v) for v in n.outputs)
+        facts.append((n.op, repr(n.attrs), ends))
+    facts.append(tuple(number(v) for v in group.outputs))
+    return tuple(facts), list(roots)

@@ -2,7 +2,7 @@
 
 Largest errors seen over all exponents (tests/kernels/test_cpu_expr_real.py holds the limits), in ulp. f32: exp 1.0, log 0.8,
 tanh 1.2, erf 1.4, all others 0.5, because they are rounded from doubles. f64: tan 3.2; sinh, cosh, tanh 2.6; sin, cos 2.3;
-asin 2.1; the others below 2; pow 4.
+asin 2.1; the others, pow among them, below 2.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from fusec.trace import STAGES, Trace
 
 if TYPE_CHECKING:
     from fusec.cache import ObjectCache
+    from fusec.ir.dim import Extent
     from fusec.ir.graph import Graph
     from fusec.rewrite.fused import FusedGraph
     from fusec.rewrite.graph_pass import PassContext
@@ -107,18 +108,20 @@ def compile_graph_plan(graph: Graph, options: Options, trace: Trace) -> Plan:
     """The same from a graph."""
     from fusec.lower.lower import lower
     from fusec.plan.pack import pack_weights
-    from fusec.tiling.choose import menu
+    from fusec.tiling.choose import menu, needed
 
     context = _context(options, trace)
     fused = _fuse(graph, options, context)
     trace.dump("fused", "fused", lambda: str(fused))
     with trace.stage("lower"):
         lowered = lower(fused, context, one_launch_per_op=not options.fuse)
-    programs = {c.program.name: c.program for s in lowered.steps for c in getattr(s, "calls", ())}
-    for program in programs.values():
+    for program in lowered.programs:
         trace.dump(program.name, "tile", program.__str__)
     with trace.stage("tile"):
-        kernels = {n: menu(p, context.target) for n, p in programs.items()}
+        bindings: dict[str, list[dict[str, Extent]]] = {p.name: [] for p in lowered.programs}
+        for call in lowered.calls:
+            bindings[call.program.name].append(dict(call.params))
+        kernels = {p.name: needed(menu(p, context.target), bindings[p.name]) for p in lowered.programs}
     with trace.stage("pack"):
         weights = pack_weights(fused.graph, lowered.steps, kernels, lowered.aliases)
     return Plan(

@@ -30,7 +30,7 @@ from fusec.kernels.cpu.nest import emit_nest
 from fusec.kernels.kernel import Kernel, Source
 from fusec.target import Target
 
-VERSION = 2
+VERSION = 3
 """Counts changes of the emitted code, so that cached objects of older emitters are not used."""
 
 _PARAMS = (("ptr", "", "slots"), ("i64", "", "first"), ("i64", "", "count"), ("ptr", "", "scratch"))

@@ -6,19 +6,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fusec.errors import UnsupportedError
+from fusec.ir.dim import symbols_of
 from fusec.ir.graph import Graph, Node, Value
-from fusec.ir.types import TensorType, Type
+from fusec.ir.types import TensorType, Type, symbols_in
 from fusec.kernels.kernel import Call
 from fusec.kernels.steps import HostStep, RegionStep, Step
 from fusec.lower.group import Programs, lower_group
+from fusec.lower.turns import Work, in_turns
 from fusec.ops.op import Kind
 from fusec.rewrite.fused import FusedGraph, Group
 from fusec.tile.program import TileProgram
 
 SAME_BYTES = frozenset(["reshape", "identity"])
 """Ops whose result is their input's bytes."""
-Work = tuple[Call | Node, frozenset[str], tuple[str, ...]]
-"""A call or a host node, the values that it reads and those that it makes."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,17 @@ def lower(fused: FusedGraph, context: object = None, one_launch_per_op: bool = F
         made = tuple(root(v.name) for v in g.outputs)
         if g.kind is Kind.OPAQUE:
             (node,) = g.nodes
-            work.append((node, reads, tuple(v.name for v in node.outputs)))
+            work.append(_work(node, reads, tuple(v.name for v in node.outputs), graph))
         else:
             _check_native(g)
-            work.append((lower_group(g, graph, programs, root), reads, made))
-    runs = [[w] for w in work] if one_launch_per_op else in_turns(work, graph)
-    steps = [s for run in runs for s in _steps(run, [root(v.name) for v in graph.outputs], work, graph)]
+            work.append(_work(lower_group(g, graph, programs, root), reads, made, graph))
+    there = {v.name for v in graph.inputs} | set(graph.weights)
+    runs = in_turns(work, there, mentioned(v.type for v in graph.inputs))
+    if one_launch_per_op:
+        runs = [[w] for run in runs for w in run]
+    last = {v: at for at, run in enumerate(runs) for w in run for v in w.reads}
+    last |= {root(v.name): len(runs) for v in graph.outputs}
+    steps = [s for at, run in enumerate(runs) for s in _steps(run, last, at, graph)]
     return Lowered(tuple(steps), aliases, {n: v.type for n, v in graph.values.items()})
 
 
@@ -96,38 +101,28 @@ def find_aliases(fused: FusedGraph) -> dict[str, str]:
     return aliases
 
 
-def in_turns(work: list[Work], graph: Graph) -> list[list[Work]]:
-    """Runs of calls and of host nodes in turns, each as long as it can be: few regions, each started as one launch."""
-    there = {v.name for v in graph.inputs} | set(graph.weights)
-    out: list[list[Work]] = []
-    left = list(work)
-    host = False
-    while left:
-        run, rest = list[Work](), list[Work]()
-        made_now = set[str]()
-        for w in left:
-            ready = w[1] <= (there if host else there | made_now)
-            if isinstance(w[0], Node) == host and ready:
-                run.append(w)
-                made_now.update(w[2])
-            else:
-                rest.append(w)
-        if run:
-            out.append(run)
-        there |= made_now
-        left, host = rest, not host
-    return out
+def _work(task: Call | Node, reads: frozenset[str], makes: tuple[str, ...], graph: Graph) -> Work:
+    """The task with what it depends on; a call mentions the dimensions of its operands and of its parameters."""
+    read = mentioned(graph.values[v].type for v in reads)
+    made = mentioned(graph.values[v].type for v in makes)
+    if isinstance(task, Node):
+        return Work(task, reads, makes, read | mentioned(v.type for v in task.operands), made)
+    return Work(task, reads, makes, read.union(made, *(symbols_of(x) for _, x in task.params)))
 
 
-def _steps(run: list[Work], outputs: Iterable[str], work: list[Work], graph: Graph) -> list[Step]:
-    if isinstance(run[0][0], Node):
-        return [HostStep(w[0]) for w in run if isinstance(w[0], Node)]
-    made = dict.fromkeys(v for w in run for v in w[2])
-    inside = {id(w) for w in run}
-    wanted = set(outputs) | {v for w in work if id(w) not in inside for v in w[1]}
-    reads = dict.fromkeys(v for w in run for v in sorted(w[1]) if v not in made and v not in graph.weights)
-    calls = tuple(w[0] for w in run if isinstance(w[0], Call))
-    return [RegionStep(calls, tuple(reads), tuple(v for v in made if v in wanted))]
+def mentioned(types: Iterable[Type]) -> frozenset[str]:
+    """The symbols that any of the types mentions."""
+    return frozenset[str]().union(*map(symbols_in, types))
+
+
+def _steps(run: list[Work], last: Mapping[str, int], at: int, graph: Graph) -> list[Step]:
+    """The steps of the run number `at`; `last` is the last run that reads a value."""
+    if run[0].on_host:
+        return [HostStep(w.task) for w in run if isinstance(w.task, Node)]
+    made = dict.fromkeys(v for w in run for v in w.makes)
+    reads = dict.fromkeys(v for w in run for v in sorted(w.reads) if v not in made and v not in graph.weights)
+    calls = tuple(w.task for w in run if isinstance(w.task, Call))
+    return [RegionStep(calls, tuple(reads), tuple(v for v in made if last.get(v, at) > at))]
 
 
 def _is_native(v: Value) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from lower_check import apply, graph_of, value
 
+from fusec.ir.dim import symbol
 from fusec.ir.graph import Node, Value
 from fusec.ir.types import DType, TensorType
 from fusec.lower.lower import lower
@@ -77,3 +79,29 @@ def test_reshape_of_a_host_result_is_an_alias() -> None:
     low = lower(unfused(graph_of([h, b, apply("neg", "c", b.output)])))
     assert low.aliases == {"b": "h"}
     assert [type(s) for s in low.steps] == [HostStep, RegionStep]
+
+
+def test_a_call_waits_for_the_host_step_that_tells_its_dimensions() -> None:
+    """`c` reads nothing of `h`, but only `h` knows how long it is."""
+    k = symbol("_u0")
+    x = value("x", 4, 6)
+    h = Node.make(
+        "opaque", [x], [Value("h", TensorType(DType.F32, (k, 6)))], op_type="Foo", domain="", proto=b"", opsets=()
+    )
+    b = apply("neg", "b", h.output)
+    c = apply("expand", "c", Value("s", TensorType(DType.F32, ())), shape=(k,))
+    d = apply("relu", "d", c.output)
+    low = lower(unfused(graph_of([c, d, h, b])))
+    assert [type(s) for s in low.steps] == [HostStep, RegionStep]
+    apart = lower(unfused(graph_of([c, d, h, b])), one_launch_per_op=True)
+    assert [type(s) for s in apart.steps] == [HostStep, RegionStep, RegionStep, RegionStep]
+
+
+def test_a_symbol_that_no_host_step_tells_holds_nothing_up() -> None:
+    """A host step whose result is only declared with a symbol cannot be waited for by what it reads."""
+    k = symbol("late")
+    a = apply("relu", "a", Value("x", TensorType(DType.F32, (k,))))
+    h = Node.make("opaque", [a.output], [Value("h", TensorType(DType.F32, (k,)))], op_type="Foo")
+    graph = graph_of([a, h])
+    hidden = replace(graph, inputs=(Value("x", TensorType(DType.F32, (4,))),))
+    assert [type(s) for s in lower(unfused(hidden)).steps] == [RegionStep, HostStep]

@@ -95,7 +95,13 @@ def command(
             del subjects[name]
     samples = measure(subjects, rounds=rounds, between=_progress(rounds, quiet or as_json))
     noise = samples.ratio(TWIN, SUBJECT)
-    document = {"threads": session.threads, "rounds": rounds, "noise": noise.__dict__, "notes": notes, "systems": []}
+    document: dict[str, Any] = {
+        "threads": session.threads,
+        "rounds": rounds,
+        "noise": noise.__dict__,
+        "notes": notes,
+        "systems": [],
+    }
     rows = []
     for name in subjects:
         p50, p90, p99 = (samples.percentile(name, q) for q in (50, 90, 99))

@@ -76,9 +76,9 @@ def command(
 
 def _show_code(plan: Any, source: str | None, asm: str | None) -> None:
     """Emit the kernels of one program again, as text or as assembly."""
-    from fusec.kernels.cpu.build import assembly
     from fusec.kernels.cpu.emit import emit
+    from fusec.kernels.cpu.llvm import assembly
 
     for kernel in plan.kernels[source or asm]:
         text = emit(kernel, plan.target)
-        click.echo(text.text if source is not None else assembly(text, plan.target))
+        click.echo(text.text if source is not None else assembly(text.text, plan.target.level))

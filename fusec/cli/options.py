@@ -104,7 +104,7 @@ def read_array(path: Path, name: str) -> npt.NDArray[Any]:
         if path.suffix == ".safetensors":
             from safetensors.numpy import load_file
 
-            return load_file(path)[name]  # type: ignore[no-any-return]
+            return load_file(path)[name]
         return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
     except KeyError as e:
         raise InputError(f"{path} holds no tensor {name!r}", input=name, path=str(path)) from e

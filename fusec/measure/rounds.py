@@ -40,7 +40,8 @@ class Samples:
 
     def row(self, name: str) -> npt.NDArray[np.float64]:
         """All samples of a subject."""
-        return self.seconds[self.names.index(name)]
+        row: npt.NDArray[np.float64] = self.seconds[self.names.index(name)]
+        return row
 
     def percentile(self, name: str, q: float) -> float:
         """A percentile of a subject's seconds per call."""

@@ -18,14 +18,14 @@ class Struct(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Base of all: closed records."""
 
 
-class ValueRecord(Struct):
+class ValueRecord(Struct, frozen=True):
     """A value: name and type as text."""
 
     name: str
     type: str
 
 
-class SectionRecord(Struct):
+class SectionRecord(Struct, frozen=True):
     """An entry of the container: its SHA-256, and for weights one per 4 MiB, so that two threads can check them."""
 
     name: str
@@ -34,7 +34,7 @@ class SectionRecord(Struct):
     chunks: list[str] = []
 
 
-class Manifest(Struct):
+class Manifest(Struct, frozen=True):
     """What the file is and what it holds."""
 
     format: str
@@ -51,7 +51,7 @@ class Manifest(Struct):
     sections: list[SectionRecord]
 
 
-class StageRecord(Struct):
+class StageRecord(Struct, frozen=True):
     """A StageTiling."""
 
     template: str
@@ -60,7 +60,7 @@ class StageRecord(Struct):
     vectors: int
 
 
-class KernelRecord(Struct):
+class KernelRecord(Struct, frozen=True):
     """A Tiling; the guard is [parameter, low, high or -1] or empty."""
 
     tile: list[tuple[str, str]]
@@ -69,7 +69,7 @@ class KernelRecord(Struct):
     guard: list[str | int]
 
 
-class CallRecord(Struct):
+class CallRecord(Struct, frozen=True):
     """A Call; scalars are written as text, since JSON has neither Inf nor NaN."""
 
     label: str
@@ -80,7 +80,7 @@ class CallRecord(Struct):
     origin: list[str]
 
 
-class StepRecord(Struct):
+class StepRecord(Struct, frozen=True):
     """A region (calls, inputs, outputs) or, where `host` is text, the graph of one opaque node."""
 
     calls: list[CallRecord] = []
@@ -89,7 +89,7 @@ class StepRecord(Struct):
     host: str = ""
 
 
-class WeightRecord(Struct):
+class WeightRecord(Struct, frozen=True):
     """A stored weight: tensor `index` of weights.safetensors is `name` in `layout`."""
 
     name: str
@@ -99,7 +99,7 @@ class WeightRecord(Struct):
     index: int
 
 
-class Contents(Struct):
+class Contents(Struct, frozen=True):
     """Everything but the weights' bytes, the tile programs and the fused graph."""
 
     values: list[ValueRecord]

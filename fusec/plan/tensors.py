@@ -47,7 +47,7 @@ def write(arrays: Sequence[npt.NDArray[Any]]) -> list[bytes | memoryview]:
             "shape": shape,
             "data_offsets": [position, position + raw.size],
         }
-        pieces.append(memoryview(raw))
+        pieces.append(raw.data)
         position += raw.size
         if pad := -position % ALIGNMENT:
             header[f"__pad{i}"] = {"dtype": "U8", "shape": [pad], "data_offsets": [position, position + pad]}

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable
 from functools import cache
+from typing import TypeVar
 
 import llvmlite.binding as llvm
 
 from fusec.errors import CompileError
 from fusec.target import ISAS, Isa
+
+T = TypeVar("T")
 
 LIBRARY_SYMBOLS = ("memcpy", "memmove", "memset")
 """What objects may call: LLVM turns loops into these three. Anything else would be libm or a forgotten intrinsic."""
@@ -65,6 +69,19 @@ def fingerprint() -> str:
 
 def compile_text(text: str, level: str) -> bytes:
     """Parse, verify and optimise IR text and emit an object. CompileError where LLVM refuses it or it calls a library."""
+    code = bytes(_emit(text, level, target_machine(level).emit_object))
+    foreign = [s for s in undefined_symbols(code) if s not in LIBRARY_SYMBOLS]
+    if foreign:
+        raise CompileError(f"the code calls functions outside itself: {', '.join(foreign)}")
+    return code
+
+
+def assembly(text: str, level: str) -> str:
+    """The machine code of IR text as assembly, to be read. CompileError where LLVM refuses it."""
+    return str(_emit(text, level, target_machine(level).emit_assembly))
+
+
+def _emit(text: str, level: str, emit: Callable[[llvm.ModuleRef], T]) -> T:
     machine = target_machine(level)
     try:
         module = llvm.parse_assembly(text, llvm.create_context())
@@ -72,13 +89,9 @@ def compile_text(text: str, level: str) -> bytes:
             module.verify()
             module.triple = machine.triple
             _simplify(module, machine)
-            code = bytes(machine.emit_object(module))
+            return emit(module)
     except (RuntimeError, ValueError) as e:
         raise CompileError(f"LLVM refuses the code: {str(e).strip()}") from e
-    foreign = [s for s in undefined_symbols(code) if s not in LIBRARY_SYMBOLS]
-    if foreign:
-        raise CompileError(f"the code calls functions outside itself: {', '.join(foreign)}")
-    return code
 
 
 def _simplify(module: llvm.ModuleRef, machine: llvm.TargetMachine) -> None:

@@ -25,7 +25,7 @@ HostCall = Callable[[Sequence[object]], list[object]]
 
 BINDINGS = 64
 BINDING_BYTES = 512 << 20
-"""How many bindings a session keeps, and how much memory their frames may have; the newest is always kept."""
+"""How many bindings a session keeps of each region, and how much memory the frames of all may have; the newest stays."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,16 +113,18 @@ class Steps:
     def _trim(self) -> None:
         """Drop bindings that were not used since the last look, oldest first, until count and bytes are within bounds."""
         newest = next(reversed(self._bindings))
+        most = BINDINGS * sum(isinstance(s, _Region) for s in self._steps)
+        total = sum(b.bytes for b in self._bindings.values())
         for second_round in (False, True):
             for key in list(self._bindings):
-                total = sum(b.bytes for b in self._bindings.values())
-                if len(self._bindings) <= BINDINGS and total <= BINDING_BYTES:
+                if len(self._bindings) <= most and total <= BINDING_BYTES:
                     return
                 binding = self._bindings[key]
                 if key == newest or (binding.used and not second_round):
                     binding.used = False
                     continue
                 del self._bindings[key]
+                total -= binding.bytes
                 self._on_drop(binding)
 
     def _run_host(self, step: _Host, env: dict[str, Any], symbols: Symbols) -> None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusec.errors import UsageError
+
 if TYPE_CHECKING:
     from fusec.knobs import Knobs
 
@@ -22,6 +24,7 @@ KERNELS = 2
 SCHEDULES = 3
 SOURCES = 4
 IR = 5
+ASSEMBLY = 6
 """The rungs of FUSEC_DEBUG; each shows what the lower ones show as well."""
 
 
@@ -45,11 +48,15 @@ def _stderr(line: str) -> None:
 
 @dataclass(eq=False)
 class Trace:
-    """A compile's diary. `Trace()` records timings and is otherwise silent."""
+    """A compile's diary. `Trace()` records timings and is otherwise silent.
+
+    `finished` is called with every record as soon as there is one: the way to show progress.
+    """
 
     debug: int = 0
     folder: Path | None = None
     show: Callable[[str], None] = _stderr
+    finished: Callable[[Record], None] | None = None
     records: list[Record] = field(default_factory=list)
     _open: list[str] = field(default_factory=list)
     _files: int = 0
@@ -72,6 +79,8 @@ class Trace:
         record = Record(name, time.perf_counter() - start, within, tuple(counts.items()))
         self.records.append(record)
         self.log(STAGES, lambda: str(record))
+        if self.finished is not None:
+            self.finished(record)
 
     def log(self, rung: int, text: Callable[[], str]) -> None:
         """Show a text where the debug ladder reaches its rung; it is not even made where the ladder does not."""
@@ -79,12 +88,18 @@ class Trace:
             self.show(text())
 
     def dump(self, name: str, extension: str, text: Callable[[], str]) -> Path | None:
-        """Write `NN-name.extension` into the dump folder, numbered in order of writing; None where there is no folder."""
+        """Write `NNN-name.extension` into the dump folder, numbered in order of writing; None where there is no folder.
+
+        UsageError where it cannot be written: whoever asks for a dump wants to know.
+        """
         if self.folder is None:
             return None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{self._files:02}-{_file_name(name)}.{extension}"
-        path.write_text(text().rstrip("\n") + "\n", encoding="utf-8")
+        path = self.folder / f"{self._files:03}-{_file_name(name)}.{extension}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(text().rstrip("\n") + "\n", encoding="utf-8", errors="backslashreplace")
+        except OSError as e:
+            raise UsageError(f"cannot dump to {path}: {e.strerror or e}", hint="see FUSEC_DUMP") from e
         self._files += 1
         return path
 

@@ -46,6 +46,8 @@ class Planner:
     workers: int
     limits: Limits
     microseconds: Callable[[BoundKernel], float]
+    watch: Callable[[RegionBinding], None] | None = None
+    """Called with every new binding, for those who want to see what was planned."""
 
     def bind(self, step: RegionStep, symbols: Mapping[str, int], what: str) -> RegionBinding:
         """Plan a region. ResourceError, before anything is planned or allocated, where it would pass the memory limit."""
@@ -65,7 +67,10 @@ class Planner:
         )
         fresh = sum(region.buffers[n].bytes for n in outputs)
         self.limits.check_bytes(image.bytes + fresh, what)
-        return RegionBinding(self, region, image, tuple(schedules), tuple(used), outputs)
+        binding = RegionBinding(self, region, image, tuple(schedules), tuple(used), outputs)
+        if self.watch is not None:
+            self.watch(binding)
+        return binding
 
     def _schedules(self, region: BoundRegion) -> list[Schedule]:
         def scratch(kernel: BoundKernel) -> int:

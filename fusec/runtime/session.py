@@ -57,6 +57,7 @@ class Session:
         cache: ObjectCache | None = None,
         code: Callable[[Kernel], CallCode] | None = None,
         microseconds: Callable[[BoundKernel], float] | None = None,
+        watch: Callable[[RegionBinding], None] | None = None,
     ) -> None:
         """Build or find the machine code of a plan and make it runnable.
 
@@ -67,6 +68,7 @@ class Session:
             cache: Where compiled kernels are kept.
             code: Machine code per kernel, where the caller has it already.
             microseconds: The estimate of one average tile that schedules are made with.
+            watch: Is shown every region that is planned for new shapes.
 
         Raises:
             ExecutionError: this machine cannot run the plan's target.
@@ -86,6 +88,7 @@ class Session:
             self.threads,
             self.limits,
             microseconds or _estimate(plan),
+            watch,
         )
         self._names = tuple(v.name for v in plan.outputs)
         self._listed = list(self._names)

@@ -73,7 +73,7 @@ def test_every_change_is_dumped(tmp_path):
         run_pipeline(graph("neg", "exp"), (drop("neg"), drop("log", "test-other")), c)
     except ModuleNotFoundError:
         pytest.skip("no text form yet")
-    assert [p.name for p in tmp_path.iterdir()] == ["00-test-drop.graph"]
+    assert [p.name for p in tmp_path.iterdir()] == ["000-test-drop.graph"]
 
 
 def test_selection():

@@ -46,8 +46,8 @@ def test_dumps_are_numbered_files(tmp_path):
     t = Trace(folder=tmp_path / "new")
     t.dump("fold-constants", "graph", lambda: "one\n\n")
     t.dump("a/b c", "txt", lambda: "two")
-    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["00-fold-constants.graph", "01-a_b_c.txt"]
-    assert (tmp_path / "new" / "00-fold-constants.graph").read_text() == "one\n"
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["000-fold-constants.graph", "001-a_b_c.txt"]
+    assert (tmp_path / "new" / "000-fold-constants.graph").read_text() == "one\n"
     assert Trace().dump("x", "txt", lambda: 1 / 0) is None
 
 

@@ -20,8 +20,20 @@ from fusec.measure.accuracy import compare
 from fusec.measure.rivals import onnxruntime_subject
 from fusec.measure.rounds import geometric_mean, measure
 
-FUSION_SET = ("mlp_256x3", "encoder_block", "pointwise_chain", "softmax_chain", "norm_chain")
-"""MLP, encoder block, pointwise chains, softmax and layer-norm chains: what the fused-against-unfused mean is over."""
+FUSION_SET = (
+    "mlp_256x3",
+    "encoder_block",
+    "pointwise_chain",
+    "pointwise_chain_large",
+    "affine_chain",
+    "affine_chain_large",
+    "softmax_chain",
+    "softmax_chain_large",
+    "norm_chain",
+    "norm_chain_large",
+)
+"""MLP, encoder block, pointwise, softmax and layer-norm chains: what the fused-against-unfused mean is over. Chains come in
+two sizes, since fusion saves launches on small tensors and memory traffic on those that no cache holds."""
 DEFAULT = (*FUSION_SET, "mlp_784", "mlp_dynamic", "minilm_size", "gpt2_decode", "vit")
 
 

@@ -145,6 +145,19 @@ def pointwise_chain(rows: int = 512, columns: int = 1024, steps: int = 12) -> Mo
     return b
 
 
+def affine_chain(rows: int = 512, columns: int = 1024, steps: int = 6) -> ModelBuilder:
+    """Scales, shifts, clamps and a residual, as folded norms and activations leave them: cheap work, many tensors."""
+    b = ModelBuilder("affine_chain")
+    x = b.input("x", [rows, columns], b.rng.standard_normal((rows, columns)).astype(np.float32))
+    residual = b.input("residual", [rows, columns], b.rng.standard_normal((rows, columns)).astype(np.float32))
+    for _ in range(steps):
+        scale = b.constant((1 + 0.1 * b.rng.standard_normal(columns)).astype(np.float32))
+        x = b.op("Add", b.op("Mul", x, scale), b.weight(columns, scale=0.1))
+        x = b.op("Add", b.op("Relu", x), residual)
+    b.output(x, [rows, columns])
+    return b
+
+
 def softmax_chain(rows: int = 512, columns: int = 512) -> ModelBuilder:
     """A decomposed softmax with a scale, a mask and a gate around it."""
     b = ModelBuilder("softmax_chain", opset=13)
@@ -178,7 +191,12 @@ ARCHITECTURES: dict[str, Build] = {
     "gpt2_decode": gpt2_decode,
     "vit": vit,
     "pointwise_chain": pointwise_chain,
+    "pointwise_chain_large": lambda: pointwise_chain(2048, 2048),
+    "affine_chain": affine_chain,
+    "affine_chain_large": lambda: affine_chain(2048, 2048),
     "softmax_chain": softmax_chain,
+    "softmax_chain_large": lambda: softmax_chain(4096, 1024),
     "norm_chain": norm_chain,
+    "norm_chain_large": lambda: norm_chain(4096, 768),
 }
 """Name -> how to build it."""

@@ -6,6 +6,7 @@ import enum
 import re
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +70,7 @@ class DType(enum.Enum):
     @property
     def numpy(self) -> np.dtype[np.generic]:
         """The numpy dtype (ml_dtypes for the small floats and integers, object for strings)."""
-        return _numpy_dtypes()[self]
+        return _PLAIN[self] if self in _PLAIN else _small()[self]
 
     @property
     def itemsize(self) -> int:
@@ -80,7 +81,10 @@ class DType(enum.Enum):
     def of(dtype: npt.DTypeLike) -> DType:
         """The DType of a numpy dtype. KeyError where there is none."""
         d = np.dtype(dtype)
-        return DType.STRING if d.kind in "OUST" else _from_numpy()[d.newbyteorder("=")]
+        if d.kind in "OUST":
+            return DType.STRING
+        native = d.newbyteorder("=")
+        return _FROM_PLAIN[native] if native in _FROM_PLAIN else _from_small()[native]
 
 
 _FLOATS = frozenset([DType.F64, DType.F32, DType.F16, DType.BF16])
@@ -88,24 +92,33 @@ _SIGNED = frozenset([DType.I64, DType.I32, DType.I16, DType.I8])
 _UNSIGNED = frozenset([DType.U64, DType.U32, DType.U16, DType.U8])
 
 
-@cache
-def _numpy_dtypes() -> dict[DType, np.dtype[np.generic]]:
-    import ml_dtypes as ml
-
-    plain = {
+_PLAIN: dict[DType, np.dtype[Any]] = {
+    DType(name): np.dtype(kind)
+    for name, kind in {
         "f64": np.float64, "f32": np.float32, "f16": np.float16, "i64": np.int64, "i32": np.int32, "i16": np.int16,
         "i8": np.int8, "u64": np.uint64, "u32": np.uint32, "u16": np.uint16, "u8": np.uint8, "bool": np.bool_,
-        "c64": np.complex64, "c128": np.complex128, "string": np.object_, "bf16": ml.bfloat16,
-        "f8e4m3fn": ml.float8_e4m3fn, "f8e4m3fnuz": ml.float8_e4m3fnuz, "f8e5m2": ml.float8_e5m2,
-        "f8e5m2fnuz": ml.float8_e5m2fnuz, "f8e8m0": ml.float8_e8m0fnu, "f4e2m1": ml.float4_e2m1fn,
-        "i4": ml.int4, "u4": ml.uint4, "i2": ml.int2, "u2": ml.uint2,
-    }  # fmt: skip
-    return {DType(n): np.dtype(t) for n, t in plain.items()}
+        "c64": np.complex64, "c128": np.complex128, "string": np.object_,
+    }.items()
+}  # fmt: skip
+_FROM_PLAIN = {n: d for d, n in _PLAIN.items()}
 
 
 @cache
-def _from_numpy() -> dict[np.dtype[np.generic], DType]:
-    return {n: d for d, n in _numpy_dtypes().items()}
+def _small() -> dict[DType, np.dtype[Any]]:
+    """The dtypes of ml_dtypes, which costs 80 ms to import and is needed by few models."""
+    import ml_dtypes as ml
+
+    kinds = {
+        "bf16": ml.bfloat16, "f8e4m3fn": ml.float8_e4m3fn, "f8e4m3fnuz": ml.float8_e4m3fnuz, "f8e5m2": ml.float8_e5m2,
+        "f8e5m2fnuz": ml.float8_e5m2fnuz, "f8e8m0": ml.float8_e8m0fnu, "f4e2m1": ml.float4_e2m1fn, "i4": ml.int4,
+        "u4": ml.uint4, "i2": ml.int2, "u2": ml.uint2,
+    }  # fmt: skip
+    return {DType(name): np.dtype(kind) for name, kind in kinds.items()}
+
+
+@cache
+def _from_small() -> dict[np.dtype[Any], DType]:
+    return {n: d for d, n in _small().items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from fusec.errors import PlanError, ResourceError, UsageError
 from fusec.ir.types import DType, TensorType
 from fusec.kernels.layout import Layout
 from fusec.plan import container, tensors
+from fusec.plan.check import check_plan
 from fusec.plan.contents import kernels_from, programs_from, steps_from, to_records, value_from
 from fusec.plan.plan import Plan, PlanWeight, layout_key
 from fusec.plan.schema import (
@@ -87,11 +89,25 @@ def load(path: str | os.PathLike[str]) -> Plan:
         if not source.is_file():
             what = "not a regular file" if source.exists() else "no such file"
             raise PlanError(f"{what}: {str(source)!r}", path=str(source))
-        # private memory, not a map: a file that changes or shrinks later cannot hurt, and this is no slower
-        data = memoryview(source.read_bytes())
+        data = _read(source)
     except OSError as e:
         raise PlanError(f"cannot read {source}: {e.strerror}", path=str(source)) from e
     return deserialise(data)
+
+
+def _read(source: Path) -> memoryview:
+    """The whole file in private memory, not mapped: a file that changes or shrinks later cannot hurt, and this is no slower.
+
+    The memory begins on a 64-byte boundary, as sections do in the file, so weights are used where they lie.
+    """
+    with source.open("rb") as f:
+        size = os.fstat(f.fileno()).st_size
+        room = np.empty(size + container.ALIGNMENT, np.uint8)
+        start = -room.ctypes.data % container.ALIGNMENT
+        data = memoryview(room)[start : start + size]
+        if f.readinto(data) != size:
+            raise PlanError(f"{source} changed while it was read", path=str(source))
+    return data
 
 
 def serialise(plan: Plan) -> Pieces:
@@ -119,9 +135,9 @@ def deserialise(data: memoryview) -> Plan:
     body = {e.name: data[e.offset : e.offset + e.size] for e in entries.values()}
     _check_sections(manifest.sections, body)
     contents = decode(body[CONTENTS], Contents, CONTENTS)
-    programs = programs_from(str(body[PROGRAMS], "utf-8"))
+    programs = programs_from(_text(body, PROGRAMS))
     values = {v.name: v.type for v in map(value_from, contents.values)}
-    return Plan(
+    plan = Plan(
         name=manifest.name,
         target=Target.parse(manifest.target),
         inputs=tuple(map(value_from, manifest.inputs)),
@@ -132,9 +148,18 @@ def deserialise(data: memoryview) -> Plan:
         kernels=kernels_from(contents, programs),
         weights=_weights(contents.weights, tensors.read(body[WEIGHTS], WEIGHTS)),
         numerics=manifest.numerics,
-        fused=str(body[FUSED], "utf-8"),
+        fused=_text(body, FUSED),
         source_sha256=manifest.source_sha256,
     )
+    check_plan(plan)
+    return plan
+
+
+def _text(body: Mapping[str, memoryview], section: str) -> str:
+    try:
+        return str(body[section], "utf-8")
+    except UnicodeDecodeError as e:
+        raise PlanError(f"{section} of the plan file is not valid: {e}") from e
 
 
 def read_manifest(data: memoryview, entries: Mapping[str, container.Entry]) -> Manifest:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusec.errors import UsageError
+from fusec.kernels import backend
 from fusec.knobs import Knobs, Limits
 from fusec.plan.plan import Plan
 from fusec.runtime.session import Session
@@ -55,7 +56,8 @@ def compile(
 
     Args:
         model: A path, the bytes of a model, or an `onnx.ModelProto`.
-        device: Where to run: "cpu" (the host's best level, the default), "cpu:generic", "cpu:avx2" or "cpu:avx512".
+        device: Where to run: "cpu" (the host's best level, the default), "cpu:generic", "cpu:avx2" or "cpu:avx512", or a
+            device of an installed back end (entry points `fusec.backends`).
         fuse: False compiles the unfused baseline: one kernel and one launch per operator.
         dims: Numbers for symbolic dimensions, `{"batch": 1}`; the others stay symbolic.
         shapes: Shapes for whole inputs, `{"x": (1, 3, 224, 224)}`.
@@ -159,7 +161,7 @@ def open_session(
 ) -> Session:
     """A Session over a plan: kernels come from the cache of machine code, missing ones are built."""
     trace = trace or new_trace()
-    if not plan.target.runs_here:
+    if not backend.runs_here(plan.target):
         from fusec.plan.retarget import retarget
         from fusec.target import host
 
@@ -197,7 +199,7 @@ def check_writable(path: Path, force: bool) -> None:
 def _context(options: Options, trace: Trace) -> PassContext:
     from fusec.rewrite.graph_pass import PassContext
 
-    target = Target.parse(options.device or Knobs.read().device or "cpu")
+    target = backend.resolve(Target.parse(options.device or Knobs.read().device or "cpu"))
     return PassContext(target=target, limits=options.limits, trace=trace, selection=(options.passes,))
 
 

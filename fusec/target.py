@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from fusec.errors import UsageError, nearest
@@ -33,14 +34,18 @@ ISAS = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A device kind and its instruction level: `cpu:generic`, `cpu:avx2`, `cpu:avx512`, later `cuda:sm_90`."""
+    """A device kind and its instruction level: `cpu:generic`, `cpu:avx2`, `cpu:avx512`, `mychip:v2`.
+
+    Only the levels of the CPU are known here. Other kinds belong to back ends, which are found above this layer
+    (kernels/backend.py): `resolve` there says whether there is such a device, and fills in a level that is left out.
+    """
 
     kind: str
     level: str
 
     @staticmethod
     def parse(text: str) -> Target:
-        """Read what `str` wrote; `cpu` alone is the host's best level. UsageError otherwise."""
+        """Read what `str` wrote; `cpu` alone is the host's best level. UsageError where it cannot be a device's name."""
         kind, _, level = text.partition(":")
         if kind == "cpu":
             if not level:
@@ -48,22 +53,17 @@ class Target:
             if level in ISAS:
                 return Target("cpu", level)
             raise UsageError(f"unknown CPU level {level!r}", hint=nearest(level, sorted(ISAS)))
-        raise UsageError(
-            f"unknown device {text!r}", hint="this version runs on 'cpu' ('cpu:generic', 'cpu:avx2', 'cpu:avx512')"
-        )
+        if re.fullmatch(r"[a-z][a-z0-9_-]*(:[\w.+-]+)?", text, re.ASCII) is None:
+            raise UsageError(f"not the name of a device: {text!r}", hint="write 'cpu' or 'cpu:avx2'")
+        return Target(kind, level)
 
     @property
     def isa(self) -> Isa:
         """The CPU instruction level. KeyError for other devices."""
         return ISAS[self.level]
 
-    @property
-    def runs_here(self) -> bool:
-        """Whether this machine can execute code for it."""
-        return self.kind == "cpu" and runs_here(self.level)
-
     def __str__(self) -> str:
-        return f"{self.kind}:{self.level}"
+        return f"{self.kind}:{self.level}" if self.level else self.kind
 
 
 def host() -> Target:
@@ -77,7 +77,7 @@ def host() -> Target:
 
 
 def runs_here(level: str) -> bool:
-    """Whether this machine can execute code for an instruction level."""
+    """Whether this machine can execute code for a CPU instruction level."""
     import platform
 
     arm = platform.machine() in ("aarch64", "arm64")

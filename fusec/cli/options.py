@@ -36,7 +36,9 @@ output_options = apply(
 )
 compile_options = apply(
     [
-        click.option("--device", default=None, help="cpu, cpu:generic, cpu:avx2 or cpu:avx512.  [default: cpu]"),
+        click.option(
+            "--device", default=None, help="cpu, cpu:generic, cpu:avx2, cpu:avx512, or a plug-in's.  [default: cpu]"
+        ),
         click.option("--dim", "dims", multiple=True, metavar="N=1", help="Give a symbolic dimension a number."),
         click.option("--shape", "shapes", multiple=True, metavar="x:1x3", help="Give an input a shape."),
         click.option("-P", "--passes", default="", metavar="+a,-b", help="Switch passes on and off by name."),

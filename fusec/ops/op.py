@@ -78,7 +78,7 @@ def get(name: str) -> Op:
     from fusec.ops import catalogue
 
     if name not in _CATALOGUE:
-        if name not in catalogue.plug_ins():
+        if catalogue.PLUG_INS.find(name) is None:
             raise UsageError(f"unknown op {name!r}", hint=nearest(name, known()))
         catalogue.load_plug_in(name)
     return _CATALOGUE[name]
@@ -88,7 +88,7 @@ def known() -> tuple[str, ...]:
     """The names of all ops, those of installed packages included, sorted."""
     from fusec.ops import catalogue
 
-    return tuple(sorted(_CATALOGUE.keys() | catalogue.plug_ins().keys()))
+    return tuple(sorted(_CATALOGUE.keys() | catalogue.PLUG_INS.points().keys()))
 
 
 def declared() -> tuple[str, ...]:

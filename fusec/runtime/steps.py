@@ -185,13 +185,14 @@ class Steps:
 
 def _prepare(plan: Plan, index: int, step: HostStep | RegionStep) -> _Region | _Host:
     if isinstance(step, RegionStep):
-        return _Region(index, step, _region_symbols(plan, step))
+        return _Region(index, step, region_symbols(plan, step))
     from fusec.host.run import HostRunner
 
     return _Host(step.node, HostRunner(step.node))
 
 
-def _region_symbols(plan: Plan, step: RegionStep) -> tuple[str, ...]:
+def region_symbols(plan: Plan, step: RegionStep) -> tuple[str, ...]:
+    """The symbols that a region must know before it can be planned, sorted."""
     found: set[str] = set()
     for call in step.calls:
         roles = {o.name: o.role for o in call.program.operands}

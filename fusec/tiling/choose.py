@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fusec.errors import BugError
 from fusec.ir.dim import Extent, symbol
 from fusec.ir.types import DType
+from fusec.kernels import backend
 from fusec.kernels.cpu.contract_form import Contraction, contraction, panel_load
 from fusec.kernels.kernel import Guard, Kernel, StageTiling, Tiling, loads_of
 from fusec.kernels.layout import Layout
@@ -22,7 +23,8 @@ from fusec.tiling.lane import best_lane
 from fusec.tiling.tiles import tile_extents
 
 REGISTER_TILES = {"generic": (4, 2), "avx2": (6, 2), "avx512": (12, 2), "neon": (6, 4)}
-"""Rows and vectors of the largest register tile: accumulators, a row of B and one broadcast fill the registers."""
+"""Rows and vectors of the largest register tile: accumulators, a row of B and one broadcast fill the registers. Levels of
+back ends that are not listed get what their registers hold."""
 FEW_ROWS = 4
 """Up to this many rows a smaller register tile wastes less than it loses."""
 FEW_COLUMNS = 4
@@ -39,7 +41,7 @@ class Choice:
 
 def menu(program: TileProgram, target: Target) -> tuple[Kernel, ...]:
     """The kernels for a program, in the order in which `choose` tries them; the last one, or the only one, takes the rest."""
-    isa = target.isa
+    isa = backend.get(target.kind).isa(target.level)
     forms = [contraction(s) for s in program.stages]
     layouts = _layouts(program, forms, isa)
     out = []
@@ -75,7 +77,7 @@ def needed(kernels: Sequence[Kernel], calls: Iterable[Mapping[str, Extent]]) -> 
 
 def _choices(program: TileProgram, forms: Sequence[Contraction | None], isa: Isa) -> list[Choice]:
     """One choice where the number of rows is known or no parameter, else one row, a few rows, and many rows."""
-    most = REGISTER_TILES[isa.name][0]
+    most = _register_tile(isa)[0]
     for form in forms:
         if form is None or not form.m:
             continue
@@ -85,6 +87,10 @@ def _choices(program: TileProgram, forms: Sequence[Contraction | None], isa: Isa
                 few = [Choice(1, Guard(param, 0, 1)), Choice(min(FEW_ROWS, most), Guard(param, 2, FEW_ROWS))]
                 return [*few, Choice(most, Guard(param, FEW_ROWS + 1, None))]
     return [Choice(most, None)]
+
+
+def _register_tile(isa: Isa) -> tuple[int, int]:
+    return REGISTER_TILES.get(isa.name) or (max(1, (isa.registers - 3) // 2), 2)
 
 
 def _stage(
@@ -97,7 +103,7 @@ def _stage(
 ) -> StageTiling:
     if form is None:
         return StageTiling("nest", best_lane(program, stage, isa))
-    most, vectors = REGISTER_TILES[isa.name]
+    most, vectors = _register_tile(isa)
     rows = _rows(program, form, choice, most)
     n = program.axis[form.n].extent
     panels = panel_load(form)
@@ -122,7 +128,7 @@ def _rows(program: TileProgram, form: Contraction, choice: Choice, most: int) ->
 
 def _layouts(program: TileProgram, forms: Sequence[Contraction | None], isa: Isa) -> tuple[tuple[str, Layout], ...]:
     """Panels for each weight that only matrix products read, as `w[.., k, n]`."""
-    vectors = REGISTER_TILES[isa.name][1]
+    vectors = _register_tile(isa)[1]
     out = []
     for o in program.operands:
         users = [(s, f) for s, f in zip(program.stages, forms, strict=True) if loads_of(s, o.name)]

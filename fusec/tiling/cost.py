@@ -10,7 +10,7 @@ from fusec.tile.program import Fold, Stage
 PRODUCT_RATE = {"generic": 12e3, "avx2": 55e3, "avx512": 95e3, "neon": 25e3}
 """Flops per microsecond of matrix products on register tiles, one core."""
 NEST_RATE = {"generic": 1.5e3, "avx2": 4e3, "avx512": 7e3, "neon": 2e3}
-"""Operations per microsecond of vectorised loop nests."""
+"""Operations per microsecond of vectorised loop nests. Levels of other back ends count as the slowest."""
 BYTES_RATE = 15e3
 """Bytes per microsecond from beyond the second level cache."""
 TRANSCENDENTAL_OPERATIONS = 8.0
@@ -31,11 +31,10 @@ def tile_microseconds(bound: BoundKernel, target: Target) -> float:
         for f in stage.folds:
             folded *= bound.extents[f.name]
         if tiling.template == "contract":
-            busy += 2.0 * folded / PRODUCT_RATE[target.level]
+            busy += 2.0 * folded / PRODUCT_RATE.get(target.level, PRODUCT_RATE["generic"])
             folded = 0.0
-        busy += (points * _operations(stage, inside=False) + folded * _operations(stage, inside=True)) / NEST_RATE[
-            target.level
-        ]
+        operations = points * _operations(stage, inside=False) + folded * _operations(stage, inside=True)
+        busy += operations / NEST_RATE.get(target.level, NEST_RATE["generic"])
     return TILE_OVERHEAD + max(busy / bound.tiles, bound.bytes / BYTES_RATE)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fusec.cache import ObjectCache
 from fusec.errors import CompileError
 from fusec.ir.dim import parse_dim
+from fusec.kernels.cpu.kernel_class import class_key
 from fusec.kernels.cpu.llvm import compile_text, fingerprint
 from fusec.kernels.kernel import Binary, Kernel, Slot, Source
 
@@ -49,8 +50,6 @@ def build_all(
     Classes found in the cache are neither emitted nor compiled. `workers` 0 builds everything in process; `timeout` is
     the limit in seconds for one kernel in a worker.
     """
-    from fusec.kernels.cpu.emit import class_key, emit
-
     classes: dict[str, Kernel] = {}
     for kernel in kernels:
         classes.setdefault(class_key(kernel, target), kernel)
@@ -61,6 +60,8 @@ def build_all(
         if kept is not None:
             found[key] = kept
         else:
+            from fusec.kernels.cpu.emit import emit  # a session that finds all its code in the cache needs no emitter
+
             missing[key] = emit(kernel, target)
     made: dict[str, Binary] = {}
     if len(missing) > FEW and workers > 0:

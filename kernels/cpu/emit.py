@@ -21,26 +21,15 @@ Expressions are evaluated by a `Point` (expression.py), which holds axis values,
 
 from __future__ import annotations
 
-import hashlib
-
 from fusec.ir.dim import Extent, ceildiv, symbol
 from fusec.kernels.cpu.builder import Builder, Value
 from fusec.kernels.cpu.context import Context
+from fusec.kernels.cpu.kernel_class import class_key
 from fusec.kernels.cpu.nest import emit_nest
 from fusec.kernels.kernel import Kernel, Source
 from fusec.target import Target
 
-VERSION = 3
-"""Counts changes of the emitted code, so that cached objects of older emitters are not used."""
-
 _PARAMS = (("ptr", "", "slots"), ("i64", "", "first"), ("i64", "", "count"), ("ptr", "", "scratch"))
-
-
-def class_key(kernel: Kernel, target: Target) -> str:
-    """What kernels must share to share machine code: everything but the program's name, tile extents and the guard."""
-    p = kernel.program
-    parts = (VERSION, str(target), p.params, p.axes, p.operands, p.stages, kernel.tiling.stages, kernel.tiling.layouts)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def emit(kernel: Kernel, target: Target) -> Source:

@@ -75,6 +75,24 @@ def test_the_journey(folder: Path, tmp_path: Path) -> None:
     assert {s["name"] for s in json.loads(bench.stdout)["systems"]} >= {"fusec", "fusec again", "unfused"}
 
 
+def test_inspect_shows_code_and_schedules(folder: Path, tmp_path: Path) -> None:
+    program = json.loads(fusec(folder, "inspect", "mlp.onnx", "--json").stdout)["kernels"][0]["program"]
+    listing = fusec(folder, "inspect", "mlp.onnx", "--asm", program)
+    assert listing.returncode == 0, listing.stderr
+    assert ".globl" in listing.stdout
+    assert "define " in fusec(folder, "inspect", "mlp.onnx", "--source", program).stdout
+    plan = str(tmp_path / "mlp.fplan")
+    assert fusec(folder, "compile", "mlp.onnx", "-o", plan).returncode == 0
+    for file in ("mlp.onnx", plan):  # a model is compiled for the size, a plan's schedule is made for it
+        shown = fusec(folder, "inspect", file, "--schedule", "--dim", "batch=64", "-t", "2")
+        assert shown.returncode == 0, shown.stderr
+        assert "on 2 workers" in shown.stdout
+        made = json.loads(fusec(folder, "inspect", file, "--schedule", "--dim", "batch=64", "--json").stdout)
+        assert made["schedules"][0]["tasks"] > 0
+    assert "batch=64" in shown.stdout
+    assert "no symbolic dimension 'bach'" in fusec(folder, "inspect", plan, "--schedule", "--dim", "bach=2").stderr
+
+
 @pytest.mark.parametrize("arguments", [
     ("inspect", "mlp.onnx"), ("explain", "mlp.onnx"), ("verify", "mlp.onnx"), ("run", "mlp.onnx"), ("cache",), ("doctor",),
 ])  # fmt: skip

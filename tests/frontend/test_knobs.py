@@ -28,7 +28,7 @@ def test_values_are_typed() -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [("NUM_THREADS", "0"), ("NUM_THREADS", "many"), ("CACHE", "readonly"), ("CACHE_MAX", "2 parsecs"), ("DEBUG", "7"),
-     ("DEVICE", "tpu"), ("DETERMINISTIC", "maybe"), ("PROGRESS", "loud"), ("MAX_NODES", "-1")],
+     ("DEVICE", "cpu:avx9"), ("DETERMINISTIC", "maybe"), ("PROGRESS", "loud"), ("MAX_NODES", "-1")],
 )  # fmt: skip
 def test_bad_values_name_the_variable(name: str, text: str) -> None:
     with pytest.raises(UsageError, match=f"FUSEC_{name}"):

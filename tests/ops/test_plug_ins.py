@@ -44,10 +44,10 @@ def test_an_op_of_a_package_is_imported_when_it_is_asked_for(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("entries", "text", "message"),
     [
-        ("twice = extra_ops", "1 / 0", "op 'twice' of package 'extra' cannot be loaded: ZeroDivisionError"),
-        ("twice = absent_ops", "", "op 'twice' of package 'extra' cannot be loaded: ModuleNotFoundError"),
-        ("twice = extra_ops", "", "package 'extra' promises an op 'twice' and declares none"),
-        ("relu = extra_ops", OP, "package 'extra' declares op 'relu', which fusec has itself"),
+        ("twice = extra_ops", "1 / 0", "package 'extra' offers op 'twice', but loading 'extra_ops' fails: ZeroDivisionError"),
+        ("twice = absent_ops", "", "package 'extra' offers op 'twice', but loading 'absent_ops' fails: ModuleNotFoundError"),
+        ("twice = extra_ops", "", "package 'extra' offers op 'twice', but 'extra_ops' declares none of that name"),
+        ("relu = extra_ops", OP, "package 'extra' offers op 'relu', which fusec has itself"),
         ("twice = extra_ops", OP.replace('"twice"', '"relu"'), "op 'relu' is declared twice"),
     ],
 )
@@ -61,4 +61,4 @@ def test_two_packages_with_one_name(tmp_path: Path) -> None:
     package(tmp_path, "extra", "twice = extra_ops", extra_ops=OP)
     package(tmp_path, "more", "twice = more_ops", more_ops=OP)
     done = run(tmp_path, "get('twice')")
-    assert "op 'twice' is declared by two packages: 'extra' and 'more'" in done.stderr
+    assert "two packages offer op 'twice': 'extra' and 'more'" in done.stderr

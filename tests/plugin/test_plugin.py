@@ -1,4 +1,4 @@
-"""A real package, installed by pip into a folder of its own, adds an op, its ONNX spelling and two passes."""
+"""A real package, installed by pip into a folder of its own, adds an op, its ONNX spelling, two passes and a back end."""
 
 import os
 import shutil
@@ -103,6 +103,56 @@ def test_a_model_uses_the_op_and_the_passes(extra):
     assert same == "True"
 
 
+ECHO = """
+import sys
+import numpy as np
+import fusec
+from bench.models.architectures import mlp
+from fusec.kernels import backend
+print(backend.known(), "fusec_extra" in sys.modules)
+model = mlp([8, 16, 4], batch=2, dynamic=True).model()
+session = fusec.compile(model, device={device!r}, threads=1)
+x = np.linspace(-1, 1, 24, dtype="f4").reshape(3, 8)
+(y,), (z,) = (fusec.compile(model, device=d, threads=1).run({{"x": x}}).values() for d in ({device!r}, "cpu"))
+print(session.plan.target, np.allclose(y, z, atol=1e-6))
+from fusec.plan.file import save
+save(session.plan, {plan!r})
+print(len(backend.get("echo").emitted) > 0 and str(fusec.load({plan!r}).plan.target))
+"""
+
+
+def test_a_model_runs_on_a_back_end_of_a_package(extra, tmp_path):
+    plan = tmp_path / "echo.fplan"
+    listed, ran, loaded = outcome(ECHO.format(device="echo:generic", plan=str(plan)), extra)
+    assert listed == "('cpu', 'deaf', 'echo', 'mute') False"
+    assert ran == "echo:generic True"
+    assert loaded == "echo:generic"
+    assert outcome(ECHO.format(device="echo", plan=str(tmp_path / "b.fplan")), extra)[1] == "echo:generic True"
+    # without the package the plan is made again for this machine
+    code = f"import fusec; print(fusec.load({str(plan)!r}).plan.target.kind)"
+    assert outcome(code) == ["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        (
+            "deaf",
+            "package 'fusec-extra' offers back end 'deaf', but loading 'fusec_extra.broken:Deaf' fails: ModuleNot",
+        ),
+        ("mute", "package 'fusec-extra' offers back end 'mute', but 'fusec_extra.promised:__doc__' is none"),
+        ("echo:loud", "unknown level 'loud' of device 'echo'"),
+        ("eccho", "unknown device 'eccho'; did you mean 'echo'?"),
+    ],
+)
+def test_what_is_wrong_with_a_device_is_said(extra, device, message):
+    done = run(
+        f"from fusec import Target\nfrom fusec.kernels.backend import resolve\nresolve(Target.parse({device!r}))", extra
+    )
+    assert "UsageError" in done.stderr.splitlines()[-1]
+    assert message in done.stderr
+
+
 USE = PRELUDE + "from fusec.rewrite.graph_pass import get_graph_pass\nget_graph_pass({!r})"
 
 
@@ -139,3 +189,5 @@ def test_two_packages_with_one_pass_name_both(extra, tmp_path):
     pip_install(source, tmp_path / "site")
     done = run(USE.format("drop-late-relu"), extra, tmp_path / "site")
     assert "two packages offer pass 'broken-pass': 'fusec-extra' and 'fusec-other'" in done.stderr
+    done = run("from fusec.kernels.backend import get\nget('cpu')\nget('echo')", extra, tmp_path / "site")
+    assert "two packages offer back end 'deaf': 'fusec-extra' and 'fusec-other'" in done.stderr

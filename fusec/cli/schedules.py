@@ -1,0 +1,64 @@
+"""The schedules of a plan's regions, made for given sizes and a number of workers without running or building anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fusec.errors import UsageError, nearest
+from fusec.ir.dim import evaluate
+from fusec.kernels import backend
+from fusec.kernels.kernel import BoundKernel, Kernel
+from fusec.measure.feeds import DEFAULT_DIM
+from fusec.plan.plan import Plan, RegionStep
+from fusec.schedule.bind import schedule_region
+from fusec.schedule.region import bind_calls
+from fusec.schedule.schedule import Schedule
+
+
+def schedules_of(plan: Plan, dims: Mapping[str, int], workers: int) -> Iterator[tuple[str, Schedule]]:
+    """For each region a title and its schedule. Symbols that `dims` leaves out are 1. UsageError for unknown symbols."""
+    from fusec.runtime.steps import region_symbols
+    from fusec.tiling.cost import tile_microseconds
+
+    regions = {i: s for i, s in enumerate(plan.steps) if isinstance(s, RegionStep)}
+    needed = {i: region_symbols(plan, s) for i, s in regions.items()}
+    known = sorted({n for names in needed.values() for n in names})
+    for name in dims:
+        if name not in known:
+            raise UsageError(f"no symbolic dimension {name!r}", hint=nearest(name, known))
+    scratch = _Scratch(plan)
+    for i, step in regions.items():
+        sizes = {n: dims.get(n, DEFAULT_DIM) for n in needed[i]}
+        region = bind_calls(step, plan.kernels, sizes, plan.values, plan.root)
+        made = schedule_region(region, workers, lambda k: tile_microseconds(k, plan.target), scratch)
+        given = ", ".join(f"{n}={x}" for n, x in sizes.items())
+        yield f"step {i}" + (f" with {given}" if given else ""), made
+
+
+def schedule_document(title: str, s: Schedule) -> dict[str, Any]:
+    """A schedule's numbers for `--json`."""
+    return {
+        "region": title,
+        "workers": s.workers,
+        "kernels": len(s.calls),
+        "tasks": len(s.tasks),
+        "waits": len(s.waits),
+        "estimated_us": s.makespan / 1e3,
+        "arena_bytes": s.arena,
+        "scratch_bytes": s.scratch,
+    }
+
+
+class _Scratch:
+    """Bytes of scratch memory, which emitters know: each kernel is emitted once."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._target, self._backend = plan.target, backend.get(plan.target.kind)
+        self._sources: dict[int, Any] = {}
+
+    def __call__(self, bound: BoundKernel) -> int:
+        kernel: Kernel = bound.kernel
+        if id(kernel) not in self._sources:
+            self._sources[id(kernel)] = self._backend.emit(kernel, self._target).scratch
+        return evaluate(self._sources[id(kernel)], bound.environment)

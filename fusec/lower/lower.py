@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fusec.errors import UnsupportedError
 from fusec.ir.dim import symbols_of
 from fusec.ir.graph import Graph, Node, Value
-from fusec.ir.types import TensorType, Type, symbols_in
+from fusec.ir.told import symbols_of_types
+from fusec.ir.types import TensorType, Type
 from fusec.kernels.kernel import Call
 from fusec.kernels.steps import HostStep, RegionStep, Step
 from fusec.lower.group import Programs, lower_group
@@ -68,7 +69,7 @@ def lower(fused: FusedGraph, context: object = None, one_launch_per_op: bool = F
             _check_native(g)
             work.append(_work(lower_group(g, graph, programs, root), reads, made, graph))
     there = {v.name for v in graph.inputs} | set(graph.weights)
-    runs = in_turns(work, there, mentioned(v.type for v in graph.inputs))
+    runs = in_turns(work, there, symbols_of_types(v.type for v in graph.inputs))
     if one_launch_per_op:
         runs = [[w] for run in runs for w in run]
     last = {v: at for at, run in enumerate(runs) for w in run for v in w.reads}
@@ -103,16 +104,11 @@ def find_aliases(fused: FusedGraph) -> dict[str, str]:
 
 def _work(task: Call | Node, reads: frozenset[str], makes: tuple[str, ...], graph: Graph) -> Work:
     """The task with what it depends on; a call mentions the dimensions of its operands and of its parameters."""
-    read = mentioned(graph.values[v].type for v in reads)
-    made = mentioned(graph.values[v].type for v in makes)
+    read = symbols_of_types(graph.values[v].type for v in reads)
+    made = symbols_of_types(graph.values[v].type for v in makes)
     if isinstance(task, Node):
-        return Work(task, reads, makes, read | mentioned(v.type for v in task.operands), made)
+        return Work(task, reads, makes, read | symbols_of_types(v.type for v in task.operands), made)
     return Work(task, reads, makes, read.union(made, *(symbols_of(x) for _, x in task.params)))
-
-
-def mentioned(types: Iterable[Type]) -> frozenset[str]:
-    """The symbols that any of the types mentions."""
-    return frozenset[str]().union(*map(symbols_in, types))
 
 
 def _steps(run: list[Work], last: Mapping[str, int], at: int, graph: Graph) -> list[Step]:

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fusec.errors import BugError
-from fusec.ir.dim import Extent, evaluate, linear
-from fusec.ir.expr import Expr, Load, Prim, walk
+from fusec.ir.dim import Dim, Extent, evaluate, linear
+from fusec.ir.expr import Expr, Index, Load, Prim, walk
+from fusec.ir.interval import interval
 from fusec.kernels.layout import Layout
-from fusec.tile.program import Stage, TileProgram, is_expr
+from fusec.tile.program import Stage, TileProgram
 
 IntArray = npt.NDArray[np.int64]
 
@@ -66,10 +67,27 @@ class Tiling:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """An operand with its index, each dimension split into (rest, {axis: coefficient}); None where it is not affine."""
+    """An operand with its index.
+
+    Each dimension is split into (rest, {axis: coefficient}), a polynomial where it is not affine, None where it is read
+    from memory.
+    """
 
     operand: str
-    index: tuple[tuple[Extent, dict[str, Extent]] | None, ...]
+    index: tuple[tuple[Extent, dict[str, Extent]] | Extent | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A polynomial that a stage evaluates: dimension `dim` of the index of a load or a store, or a value (operand "").
+
+    Machine code checks a `guarded` one itself: the load yields its fill value outside.
+    """
+
+    operand: str
+    dim: int
+    index: Extent
+    guarded: bool
 
 
 @dataclass(frozen=True)
@@ -97,10 +115,27 @@ class Kernel:
         stores = ((x.operand, x.index) for stage in self.program.stages for x in stage.stores)
         return self._accesses(dict.fromkeys(stores))
 
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """Every index polynomial of the program, equal ones once. Entries that are read from memory are left out."""
+        found = dict[Entry, None]()
+        for stage in self.program.stages:
+            accesses = [(s.operand, s.index, False) for s in stage.stores]
+            for x in (x for e in stage.expressions() for x in walk(e)):
+                if isinstance(x, Load):
+                    accesses.append((x.operand, x.index, x.fill is not None))
+                elif isinstance(x, Index):
+                    found[Entry("", 0, x.value, True)] = None
+            for operand, index, guarded in accesses:
+                for d, i in enumerate(index):
+                    if isinstance(i, int | Dim):
+                        found[Entry(operand, d, i, guarded)] = None
+        return tuple(found)
+
     def _accesses(self, found: Iterable[tuple[str, tuple[Extent | Expr, ...]]]) -> tuple[Access, ...]:
         axes, operands = self.program.axis, self.program.operand
         return tuple(
-            Access(name, tuple(None if is_expr(i) else linear(i, axes) for i in index))  # type: ignore[arg-type]
+            Access(name, tuple(_split(i, axes) for i in index))
             for name, index in found
             if operands[name].role not in ("local", "scalar")
         )
@@ -108,6 +143,10 @@ class Kernel:
     def bind(self, params: Mapping[str, int]) -> BoundKernel:
         """The kernel for given extents."""
         return BoundKernel(self, dict(params))
+
+
+def _split(i: Extent | Expr, axes: Iterable[str]) -> tuple[Extent, dict[str, Extent]] | Extent | None:
+    return linear(i, axes) or i if isinstance(i, int | Dim) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,7 +255,10 @@ class BoundKernel:
             if split is None:
                 out[:, d] = 0, size
                 continue
-            low, high, is_inside = self._interval(*split, size)
+            if isinstance(split, tuple):
+                low, high, is_inside = self._interval(*split, size)
+            else:
+                low, high, is_inside = *self.interval(split), False
             if not is_inside:
                 low = np.clip(low, 0, size)
                 high = np.clip(high, low, size)
@@ -225,11 +267,13 @@ class BoundKernel:
         return out
 
     def interval(self, index: Extent) -> tuple[IntArray, IntArray]:
-        """The half-open interval of an index polynomial per tile; of one that is not affine in the axes, everything."""
-        split = linear(index, self.extents)
-        low, high = (0, np.iinfo(np.int64).max) if split is None else self._interval(*split, 0)[:2]
+        """The half-open interval of any index polynomial, an entry per tile."""
+        ranges: dict[str, tuple[int, int] | tuple[IntArray, IntArray]] = {p: (n, n) for p, n in self.params.items()}
+        ranges |= {a: (0, max(n, 1) - 1) for a, n in self.extents.items()}
+        ranges |= {a: (low, high - 1) for a, (low, high) in self.spans.items()}
+        low, high = interval(index, ranges)
         zero = np.zeros(self.tiles, np.int64)
-        return zero + low, zero + high
+        return zero + low, zero + high + 1
 
     def _interval(
         self, rest: Extent, coefficients: dict[str, Extent], size: int

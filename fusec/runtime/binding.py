@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fusec.errors import ExecutionError, ResourceError
+from fusec.errors import BugError, ExecutionError, ResourceError
 from fusec.ir.dim import evaluate
 from fusec.kernels.cpu.driver import ABORTED, DONE, FAILED, UNFINISHED
 from fusec.kernels.kernel import BoundKernel, Kernel
@@ -53,6 +53,7 @@ class Planner:
         """Plan a region. ResourceError, before anything is planned or allocated, where it would pass the memory limit."""
         plan = self.plan
         region = bind_calls(step, plan.kernels, symbols, plan.values, plan.root)
+        _check_buffers(region)
         self.limits.check_bytes(_least_bytes(region), what)
         schedules = self._schedules(region)
         inputs = tuple(dict.fromkeys(plan.root(v) for v in step.inputs))
@@ -139,6 +140,7 @@ class RegionBinding:
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """Run on checked inputs, in the order of `inputs`; the outputs, in fresh memory."""
+        self.check(arrays)
         made = [np.empty(shape, dtype) for shape, dtype in self.fresh]
         frame = self.take()
         io = frame.io
@@ -153,6 +155,17 @@ class RegionBinding:
             raise
         self.give(frame)
         return made
+
+    def check(self, arrays: Sequence[Array]) -> None:
+        """ExecutionError where an array has another shape or dtype than its buffer: kernels trust that it has not."""
+        for name, array in zip(self.inputs, arrays, strict=True):
+            shape, dtype = _spec(self.region, name)
+            if array.shape != shape or array.dtype != dtype:
+                raise ExecutionError(
+                    f"{name} is {array.dtype}{list(array.shape)}, the region that reads it was planned for "
+                    f"{dtype}{list(shape)}",
+                    hint="a host step made another shape than the plan declares, or the plan contradicts itself",
+                )
 
     def settle(self, frame: Frame, code: int) -> None:
         """Go on until the run has ended. ExecutionError where a kernel reported a failure or the run was aborted."""
@@ -190,6 +203,19 @@ class RegionBinding:
             raise ResourceError(
                 f"no memory for {self.bytes} bytes of working space", hint="use a smaller batch or free memory"
             ) from e
+
+
+def _check_buffers(region: BoundRegion) -> None:
+    """BugError where a call would write to memory that is not the region's, or read a packed weight that is none."""
+    for call in region.calls:
+        for o in call.call.program.operands:
+            role = region.buffers[call.buffers[o.name]].role if o.name in call.buffers else ""
+            if role == "input" and o.role in ("output", "inout"):
+                raise BugError(
+                    f"{call.label} writes to {call.buffers[o.name]}, an input of its region", node=call.label
+                )
+            if role != "weight" and not call.kernel.kernel.layouts[o.name].is_row_major:
+                raise BugError(f"{call.label} reads {o.name} in a layout, and it is no weight", node=call.label)
 
 
 def _least_bytes(region: BoundRegion) -> int:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fusec.errors import InputError, nearest
+from fusec.errors import ExecutionError, InputError, nearest
 from fusec.ir.graph import Value
 from fusec.ir.types import TensorType
 from fusec.kernels.kernel import BoundKernel, Kernel
@@ -178,10 +179,15 @@ class Session:
             return
         symbols = self._steps.symbols(values).values
         binding = self._steps.binding(0, symbols)
+        binding.check([values[n] for n in binding.inputs])
         fresh = []
         for value in self.outputs:
-            position = len(binding.inputs) + binding.outputs.index(self.plan.root(value.name))
-            fresh.append((value.name, shape_of(value.shape, symbols), value.dtype.numpy, position))
+            position = binding.outputs.index(self.plan.root(value.name))
+            made, kind = binding.fresh[position]
+            shape = shape_of(value.shape, symbols)
+            if min(shape, default=0) < 0 or prod(shape) != prod(made) or value.dtype.numpy != kind:
+                raise ExecutionError(f"output {value.name!r} is declared {value.type}, and {kind}{list(made)} is made")
+            fresh.append((value.name, shape, kind, len(binding.inputs) + position))
         keep = max(1, min(IDLE_FRAMES, IDLE_BYTES // max(1, binding.bytes)))
         if len(self._shapes) >= FAST_SHAPES:
             self._shapes.clear()

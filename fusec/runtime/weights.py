@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy.typing as npt
@@ -38,10 +39,22 @@ class Weights:
         layout = call.kernel.kernel.layouts[operand]
         value = dict(call.call.operands)[operand]
         for name in (value, self._plan.root(value)):
-            found = self._addresses.get((name, layout_key(layout)))
-            if found is not None:
-                return found
+            key = name, layout_key(layout)
+            if key in self._addresses:
+                self._check(call, operand, key)
+                return self._addresses[key]
         raise BugError(f"{call.label}: the plan has no weight {value!r} in layout {layout}", node=call.label)
+
+    def _check(self, call: BoundCall, operand: str, key: tuple[str, str]) -> None:
+        """BugError where the stored weight is not what the call's program declares: kernels trust that it is."""
+        weight, shape = self._plan.weights[key], call.kernel.shape(operand)
+        dtype = call.call.program.operand[operand].dtype
+        same = weight.value.shape == shape if key[1] else prod(shape) == self._stored[key].size
+        if not same or weight.value.dtype is not dtype:
+            raise BugError(
+                f"operand {operand} of {call.label} is {dtype}{list(shape)}, the weight {key[0]!r} is {weight.value.type}",
+                node=call.label,
+            )
 
     def logical(self, name: str) -> npt.NDArray[Any]:
         """The constant as a plain array that nobody may write to."""

@@ -10,8 +10,10 @@ from typing import Protocol
 
 from fusec.errors import BugError
 from fusec.ir.dim import Extent, evaluate
+from fusec.ir.interval import LARGEST
 from fusec.ir.types import DType, TensorType, Type
 from fusec.kernels.kernel import BoundKernel, Call, Kernel
+from fusec.schedule.inside import check_inside
 
 ALIGNMENT = 64
 """Every buffer starts on a cache line of its own, so its bytes are rounded up to one."""
@@ -106,7 +108,10 @@ def bind_calls(
     for call in region.calls:
         params = tuple((n, _number(x, symbols, f"parameter {n} of {call.label}")) for n, x in call.params)
         choice, kernel = _choose(call, kernels, dict(params))
-        bound = known.setdefault((id(kernel), params), kernel.bind(dict(params)))
+        bound = known.get((id(kernel), params))
+        if bound is None:
+            bound = known[id(kernel), params] = kernel.bind(dict(params))
+            check_inside(bound, call.label)
         roles = {o.name: o.role for o in call.program.operands}
         buffers = {o: root(value) for o, value in call.operands if roles[o] not in ("scalar", "local")}
         calls.append(BoundCall(call, choice, bound, buffers))
@@ -139,7 +144,7 @@ def _buffers(
             out[name] = _buffer(name, role, values.get(name), symbols)
         shape = call.kernel.shape(operand.name)
         size = prod(shape) * operand.dtype.itemsize
-        if role != "weight" and size > out[name].used:
+        if role != "weight" and (size != out[name].used or operand.dtype is not out[name].dtype):
             raise BugError(
                 f"operand {operand.name} of {call.label} has {size} bytes ({operand.dtype}{list(shape)}), but its value "
                 f"{name} has {out[name].used} ({values.get(name)})",
@@ -160,6 +165,11 @@ def _buffer(name: str, role: str, kind: Type | None, symbols: Mapping[str, int])
 
 def _number(x: Extent, symbols: Mapping[str, int], what: str) -> int:
     try:
-        return evaluate(x, symbols)
+        value = evaluate(x, symbols)
     except KeyError as e:
         raise BugError(f"{what} is {x}, but symbol {e.args[0]!r} has no value") from e
+    except ZeroDivisionError as e:
+        raise BugError(f"{what} is {x}, a division by zero with {dict(symbols)}") from e
+    if not 0 <= value < LARGEST:
+        raise BugError(f"{what} is {value}", hint=f"{x} with {dict(symbols)}" if symbols else None)
+    return value

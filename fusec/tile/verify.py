@@ -25,6 +25,7 @@ def verify_program(p: TileProgram) -> None:
         except BugError as e:
             raise BugError(f"tile program {p.name}, stage {number}: {e.message}") from e
         written |= {s.operand for s in stage.stores}
+    _locals(p)
     never = [o.name for o in p.operands if o.role in ("output", "inout", "local") and o.name not in written]
     if never:
         raise BugError(f"tile program {p.name}: {', '.join(never)} is never written")
@@ -34,7 +35,7 @@ def _declarations(p: TileProgram) -> None:
     own = [{a.name: a.extent for a in (*s.own, *s.folds)} for s in p.stages]
     names = [*p.params, *(a.name for a in p.axes), *(o.name for o in p.operands)]
     for n in names + [n for axes in own for n in axes]:
-        if not n.isidentifier() or n in RESERVED:
+        if not (n.isidentifier() and n.isascii()) or n in RESERVED:
             raise BugError(f"tile program {p.name}: {n!r} cannot be a name")
     if twice := sorted({n for n in names if names.count(n) > 1}):
         raise BugError(f"tile program {p.name}: {', '.join(twice)} is declared twice")
@@ -55,6 +56,24 @@ def _declarations(p: TileProgram) -> None:
         if o.role not in ROLES or (o.role == "scalar" and o.shape) or not o.dtype.is_native:
             raise BugError(
                 f"tile program {p.name}: operand {o.name} of role {o.role} and dtype {o.dtype} is not possible"
+            )
+
+
+def _locals(p: TileProgram) -> None:
+    """A dimension of a local that is indexed by a task axis holds the tile's part: nothing else may index it."""
+    names, task = {o.name for o in p.operands if o.role == "local"}, {a.name for a in p.axes}
+    seen: dict[tuple[str, int], list[Extent | Expr]] = {}
+    for stage in p.stages:
+        accesses = [(x.operand, x.index) for x in stage.stores] + [(x.operand, x.index) for x in stage.loads()]
+        for name, index in accesses:
+            for d, i in enumerate(index if name in names else ()):
+                seen.setdefault((name, d), []).append(i)
+    for (name, d), entries in seen.items():
+        axes = sorted({a for i in polynomials(entries) for a in symbols_of(i) & task})
+        if axes and any(i != symbol(axes[0]) for i in entries):
+            raise BugError(
+                f"tile program {p.name}: dimension {d} of local {name} holds the part of a tile along {axes[0]}, "
+                "and something else indexes it"
             )
 
 
@@ -98,7 +117,7 @@ class _Scope:
 
     def define(self, name: str, dtype: DType) -> None:
         taken = name in self.refs or name in self.p.operand or name in self.scope or name in self.p.axis
-        if taken or not name.isidentifier() or name in RESERVED:
+        if taken or not (name.isidentifier() and name.isascii()) or name in RESERVED:
             raise BugError(f"{name!r} cannot be defined: the name is taken or reserved")
         self.refs[name] = dtype
 

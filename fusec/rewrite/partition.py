@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.told import needed_symbols, tellers
+from fusec.ir.types import DType, TensorType
 
 SHORT_SEARCH, LONG_SEARCH = 64, 2_000
 """Steps of the two searches before the labels are asked, and before an edge counts as illegal without a proof: keeps hubs
@@ -43,6 +45,8 @@ class Partition:
     readers: dict[str, dict[int, None]] = field(default_factory=dict)
     maker: dict[str, int] = field(default_factory=dict)
     copied: set[int] = field(default_factory=set)
+    _told: dict[int, tuple[Value, ...]] = field(default_factory=dict)
+    _needs: dict[int, tuple[Value, ...]] = field(default_factory=dict)
     _labels: list[tuple[int, int]] = field(default_factory=list)
     _order: list[int | None] = field(default_factory=list)
     _place: dict[int, int] = field(default_factory=dict)
@@ -53,11 +57,27 @@ class Partition:
         self._order = list(range(len(nodes)))
         self._place = {i: i for i in range(len(nodes))}
         self.maker = {v.name: i for i, n in enumerate(nodes) for v in n.outputs}
-        for i, n in enumerate(nodes):
-            self.members[i] = Members((i,), tuple({v.name: v for v in n.operands}.values()))
+        self._add_symbols()
+        for i in range(len(nodes)):
+            self.members[i] = Members((i,), self.reads_of((i,)))
             for v in self.members[i].reads:
                 self.readers.setdefault(v.name, {})[i] = None
         self._labels = _tree_labels(self.graph)
+
+    def _add_symbols(self) -> None:
+        """Let a dimension that only a host step tells be a value that goes from there to whoever mentions it."""
+        told = tellers(self.graph)
+        if not told:
+            return
+        position = {id(n): i for i, n in enumerate(self.graph.nodes)}
+        at = {s: (position[id(n)], Value(f"\0{s}", TensorType(DType.I64, ()))) for s, n in told.items()}
+        for teller, v in at.values():
+            self._told[teller] = (*self._told.get(teller, ()), v)
+            self.maker[v.name] = teller
+        for i, n in enumerate(self.graph.nodes):
+            needed = tuple(at[s][1] for s in sorted(needed_symbols(n) & told.keys()) if at[s][0] < i)
+            if needed:
+                self._needs[i] = needed
 
     def producer(self, value: Value) -> int | None:
         """The group that stores a value; None for inputs and weights."""
@@ -73,6 +93,9 @@ class Partition:
         """The groups that read what a group stores; may repeat."""
         for v in self.stored(group):
             yield from self.readers.get(v.name, ())
+        if self._told:
+            for v in (v for i in self.members[group].nodes for v in self._told.get(i, ())):
+                yield from self.readers.get(v.name, ())
 
     def stored(self, group: int) -> Iterator[Value]:
         """What a group makes and is at home with it, read by others or not."""
@@ -102,9 +125,12 @@ class Partition:
         return tuple(sorted({*self.members[a].nodes, *self.members[b].nodes}))
 
     def reads_of(self, nodes: Sequence[int]) -> tuple[Value, ...]:
-        """What a set of nodes reads from outside of itself."""
+        """What a set of nodes reads from outside of itself, dimensions that others tell included."""
         made = {v.name for i in nodes for v in self.graph.nodes[i].outputs}
-        return tuple({v.name: v for i in nodes for v in self.graph.nodes[i].operands if v.name not in made}.values())
+        reads = {v.name: v for i in nodes for v in self.graph.nodes[i].operands if v.name not in made}
+        if self._needs:
+            reads |= {v.name: v for i in nodes for v in self._needs.get(i, ())}
+        return tuple(reads.values())
 
     def find_room(self, a: int, b: int) -> Room | None:
         """How a producer and its consumer can be joined; None where another path leads from one to the other."""

@@ -18,7 +18,7 @@ CACHE_BYTES = 1 << 20
 """Weights up to this size stay in cache from task to task; larger ones are streamed again for each."""
 TASKS = 4
 """Tasks that a chain needs, for its rows are all that is left to share among workers."""
-SMALL_FLOPS = 400_000
+SMALL_FLOPS = 100_000
 """Work so short that it is not shared among workers anyway."""
 
 

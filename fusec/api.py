@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from fusec.knobs import Knobs, Limits
 from fusec.plan.plan import Plan
 from fusec.runtime.session import Session
 from fusec.target import Target
-from fusec.trace import STAGES, Trace
+from fusec.trace import ASSEMBLY, IR, KERNELS, SCHEDULES, SOURCES, STAGES, Trace
 
 if TYPE_CHECKING:
     from fusec.cache import ObjectCache
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fusec.ir.graph import Graph
     from fusec.rewrite.fused import FusedGraph
     from fusec.rewrite.graph_pass import PassContext
+    from fusec.runtime.binding import RegionBinding
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,24 +100,39 @@ def load(
 
 def compile_plan(model: Any, options: Options, trace: Trace) -> Plan:
     """Everything up to the plan: read, optimise, fuse, lower, tile, pack. No machine code is made here."""
-    from fusec.frontend.read import read_model
+    return compile_stages(model, options, trace).plan
 
-    with trace.stage("read"):
-        graph = read_model(model, limits=options.limits, dims=options.dims, shapes=_shapes(options.shapes))
-    return compile_graph_plan(graph, options, trace)
+
+@dataclass(frozen=True, eq=False)
+class Stages:
+    """What a compile made on its way: the graph as read, its fused form and the plan."""
+
+    graph: Graph
+    fused: FusedGraph
+    plan: Plan
+
+
+def compile_stages(model: Any, options: Options, trace: Trace) -> Stages:
+    """As `compile_plan`, with what came before the plan."""
+    graph = _read(model, options, trace)
+    fused = _fuse(graph, options, _context(options, trace))
+    return Stages(graph, fused, _plan(graph, fused, options, trace))
 
 
 def compile_graph_plan(graph: Graph, options: Options, trace: Trace) -> Plan:
     """The same from a graph."""
+    return _plan(graph, _fuse(graph, options, _context(options, trace)), options, trace)
+
+
+def _plan(graph: Graph, fused: FusedGraph, options: Options, trace: Trace) -> Plan:
     from fusec.lower.lower import lower
     from fusec.plan.pack import pack_weights
     from fusec.tiling.choose import menu, needed
 
     context = _context(options, trace)
-    fused = _fuse(graph, options, context)
-    trace.dump("fused", "fused", lambda: str(fused))
-    with trace.stage("lower"):
+    with trace.stage("lower") as counts:
         lowered = lower(fused, context, one_launch_per_op=not options.fuse)
+        counts.update(kernels=len(lowered.calls), programs=len(lowered.programs))
     for program in lowered.programs:
         trace.dump(program.name, "tile", program.__str__)
     with trace.stage("tile"):
@@ -144,10 +160,7 @@ def compile_graph_plan(graph: Graph, options: Options, trace: Trace) -> Plan:
 
 def fuse_model(model: Any, options: Options, trace: Trace) -> FusedGraph:
     """Only as far as fusion: what `fusec explain` shows."""
-    from fusec.frontend.read import read_model
-
-    graph = read_model(model, limits=options.limits, dims=options.dims, shapes=_shapes(options.shapes))
-    return _fuse(graph, options, _context(options, trace))
+    return _fuse(_read(model, options, trace), options, _context(options, trace))
 
 
 def compile_graph(graph: Graph, *, threads: int | None = None, options: Options | None = None) -> Session:
@@ -169,7 +182,11 @@ def open_session(
         with trace.stage("retarget"):
             plan = retarget(plan, host())
     with trace.stage("codegen"):
-        return Session(plan, threads=threads, limits=limits or Knobs.read().limits, cache=open_cache())
+        session = Session(
+            plan, threads=threads, limits=limits or Knobs.read().limits, cache=open_cache(), watch=_watch(plan, trace)
+        )
+    _show_code(plan, trace)
+    return session
 
 
 def open_cache() -> ObjectCache:
@@ -203,14 +220,60 @@ def _context(options: Options, trace: Trace) -> PassContext:
     return PassContext(target=target, limits=options.limits, trace=trace, selection=(options.passes,))
 
 
+def _read(model: Any, options: Options, trace: Trace) -> Graph:
+    from fusec.frontend.read import read_model
+
+    with trace.stage("read") as counts:
+        graph = read_model(model, limits=options.limits, dims=options.dims, shapes=_shapes(options.shapes))
+        counts["nodes"] = len(graph.nodes)
+    trace.dump("read", "graph", graph.__str__)
+    trace.log(IR, lambda: f"# as read\n{graph}")
+    return graph
+
+
 def _fuse(graph: Graph, options: Options, context: PassContext) -> FusedGraph:
     from fusec.passes.default import fuse_default, optimise
     from fusec.rewrite.fused import unfused
 
-    with context.trace.stage("optimise"):
+    with context.trace.stage("optimise") as counts:
         graph = optimise(graph, context)
-    with context.trace.stage("fuse"):
-        return fuse_default(graph, context) if options.fuse else unfused(graph)
+        counts["nodes"] = len(graph.nodes)
+    with context.trace.stage("fuse") as counts:
+        fused = fuse_default(graph, context) if options.fuse else unfused(graph)
+        counts["groups"] = len(fused.groups)
+    if not options.fuse:
+        context.trace.dump("unfused", "fused", fused.__str__)
+    context.trace.log(IR, lambda: f"# fused\n{fused}")
+    return fused
+
+
+def _watch(plan: Plan, trace: Trace) -> Callable[[RegionBinding], None] | None:
+    """Who shows the kernels and schedules of regions as they are planned; None where nobody wants to see them."""
+    if trace.debug < KERNELS and trace.folder is None:
+        return None
+    from fusec.runtime.report import kernel_lines, schedule_text
+    from fusec.tiling.cost import tile_microseconds
+
+    def show(binding: RegionBinding) -> None:
+        trace.log(KERNELS, lambda: kernel_lines(binding, lambda kernel: tile_microseconds(kernel, plan.target)))
+        trace.log(SCHEDULES, lambda: schedule_text(binding))
+        trace.dump("schedule", "txt", lambda: schedule_text(binding))
+
+    return show
+
+
+def _show_code(plan: Plan, trace: Trace) -> None:
+    """Sources and assembly of all kernels, where the debug ladder or the dump folder wants them."""
+    if trace.debug < SOURCES and trace.folder is None:
+        return
+    maker = backend.get(plan.target.kind)
+    for name, kernels in plan.kernels.items():
+        for i, kernel in enumerate(kernels):
+            source = maker.emit(kernel, plan.target)
+            trace.log(SOURCES, f"; {name}[{i}]\n{source.text}".__str__)
+            trace.dump(f"{name}-{i}", "ll", source.text.__str__)
+            if trace.debug >= ASSEMBLY:
+                trace.show(maker.assembly(source, plan.target))
 
 
 def _shapes(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:

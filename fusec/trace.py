@@ -78,7 +78,8 @@ class Trace:
             self._open.pop()
         record = Record(name, time.perf_counter() - start, within, tuple(counts.items()))
         self.records.append(record)
-        self.log(STAGES, lambda: str(record))
+        if not within or any(counts.values()):  # a pass that found nothing to do is no news
+            self.log(STAGES, lambda: str(record))
         if self.finished is not None:
             self.finished(record)
 

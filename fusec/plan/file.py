@@ -104,7 +104,7 @@ def _read(source: Path) -> memoryview:
         size = os.fstat(f.fileno()).st_size
         room = np.empty(size + container.ALIGNMENT, np.uint8)
         start = -room.ctypes.data % container.ALIGNMENT
-        data = memoryview(room)[start : start + size]
+        data = room.data[start : start + size]
         if f.readinto(data) != size:
             raise PlanError(f"{source} changed while it was read", path=str(source))
     return data

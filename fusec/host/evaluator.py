@@ -5,13 +5,12 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun, RuntimeContextError
-from onnx.reference.ops.op_loop import Loop as ReferenceLoop
 
 from fusec.host.compute import Compute
+from fusec.host.control import If, Loop, Optional, Scan
 
 
 def make_op(domain: str, op_type: str, compute: Compute) -> type[OpRun]:
@@ -34,33 +33,13 @@ def make_op(domain: str, op_type: str, compute: Compute) -> type[OpRun]:
 def _own_ops() -> tuple[type[OpRun], ...]:
     from fusec.host.own import IMPLEMENTATIONS
 
-    return (Loop, *(make_op(domain, op_type, compute) for (domain, op_type), compute in IMPLEMENTATIONS.items()))
+    control = (If, Loop, Optional, Scan)
+    return (*control, *(make_op(domain, op_type, compute) for (domain, op_type), compute in IMPLEMENTATIONS.items()))
 
 
 def own_ops() -> tuple[type[OpRun], ...]:
     """The evaluator classes that take precedence over the onnx package's."""
     return _own_ops()
-
-
-class Loop(ReferenceLoop):
-    """A loop whose scanned outputs are stacked along a new axis; the reference joins them along the first."""
-
-    op_domain = ""
-
-    def _run(self, M: Any, cond: Any, *args: Any, context: Any = None, **_: Any) -> tuple[Any, ...]:
-        body = getattr(self, "body")  # noqa: B009  # the base class sets it from the attribute
-        values = dict(context or {})
-        carried, scanned = list(args), [list[Any]() for _ in range(self.K)]
-        done, going = 0, cond is None or bool(np.asarray(cond).reshape(-1)[0])
-        limit = None if M is None else int(np.asarray(M).reshape(-1)[0])
-        while going and (limit is None or done < limit):
-            feeds = dict(zip(body.input_names, [np.array(done, np.int64), np.array(going), *carried], strict=False))
-            going_out, *outputs = body.run(None, values | feeds)
-            going, carried = bool(np.asarray(going_out).reshape(-1)[0]), outputs[: self.N]
-            for seen, new in zip(scanned, outputs[self.N :], strict=True):
-                seen.append(new)
-            done += 1
-        return (*carried, *(np.stack(s) if s else np.zeros((0,), np.float32) for s in scanned))
 
 
 @cache

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +32,23 @@ def test_case(name: str, request: pytest.FixtureRequest) -> None:
     request.node.user_properties.append(("onnx_suite", "opaque" if opaque else "native"))
     rtol, atol = case.tolerance
     for inputs, expected in case.data_sets(model):
-        Runner.assert_similar_outputs(expected, list(prepared.run(inputs)), rtol=rtol, atol=atol)
+        made = list(prepared.run(inputs))
+        assert outline(made) == outline(expected)
+        Runner.assert_similar_outputs(list(flat(expected)), list(flat(made)), rtol=rtol, atol=atol)
+
+
+def outline(value: Any) -> Any:
+    """Where lists and arrays are; the suite's own comparison cannot look at scalars in a sequence."""
+    return [outline(v) for v in value] if isinstance(value, list | tuple) else value is not None
+
+
+def flat(value: Any) -> Iterator[Any]:
+    """The arrays, whatever lists they are in."""
+    if isinstance(value, list | tuple):
+        for v in value:
+            yield from flat(v)
+    else:
+        yield value
 
 
 def test_enough_cases_pass() -> None:

@@ -10,10 +10,18 @@ from onnx.reference.op_run import OpRun
 from onnx.reference.ops.op_loop import Loop as ReferenceLoop
 
 
-class If(OpRun):
-    """A branch may give an empty optional; the reference takes None for a value that is missing."""
+class MayBeEmpty(OpRun):
+    """An op that may give an empty optional, None; the reference lets no result be None."""
 
     op_domain = ""
+
+    @classmethod
+    def _check_and_fix_outputs(cls, res: tuple[Any, ...]) -> tuple[Any, ...]:
+        return res
+
+
+class If(MayBeEmpty):
+    """A branch may give an empty optional; the reference takes None for a value that is missing."""
 
     def need_context(self) -> bool:
         """The branches may read outer values."""
@@ -45,10 +53,8 @@ class Loop(ReferenceLoop):
         return (*carried, *(np.stack(s) if s else np.zeros((0,), np.float32) for s in scanned))
 
 
-class Optional(OpRun):
+class Optional(MayBeEmpty):
     """An optional is its element, or None; the reference puts the element into a list."""
-
-    op_domain = ""
 
     def _run(self, x: Any = None, **_: Any) -> tuple[Any, ...]:
         return (x,)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fusec.inference_session import InferenceSession, SessionOptions
     from fusec.ir.graph import Graph
     from fusec.knobs import Limits
+    from fusec.ops.custom import elementwise, where
     from fusec.runtime.session import Session
     from fusec.target import Target
 
@@ -42,6 +43,8 @@ _HOMES = {
     "SessionOptions": "fusec.inference_session",
     "Graph": "fusec.ir.graph",
     "Limits": "fusec.knobs",
+    "elementwise": "fusec.ops.custom",
+    "where": "fusec.ops.custom",
     "Target": "fusec.target",
     "CheckFailed": "fusec.errors",
     "CompileError": "fusec.errors",
@@ -74,7 +77,9 @@ __all__ = [
     "UsageError",
     "__version__",
     "compile",
+    "elementwise",
     "load",
+    "where",
 ]
 
 

@@ -11,6 +11,7 @@ import onnx
 from fusec.frontend.attributes import ONNX_DTYPES, type_of, type_proto
 from fusec.frontend.builder import Bound, Contradiction, NotNative
 from fusec.frontend.call import Call, domain_of
+from fusec.frontend.custom import custom_type_rule, source_of
 from fusec.frontend.known import Known
 from fusec.frontend.opaque_types import TYPE_RULES
 from fusec.frontend.scope import captured_names, subgraphs
@@ -46,6 +47,7 @@ def make_opaque(call: Call, refusals: Refusals, why: str, refused: Contradiction
         opsets=tuple(sorted(call.versions.items())),
         captures=captures,
         why=why,
+        **source_of(domain_of(call.proto), call.op_type),
     )
 
 
@@ -74,7 +76,8 @@ def _output_types(
     call: Call, inputs: Sequence[Value | None], captures: Sequence[str], refused: Contradiction | None
 ) -> tuple[Type, ...]:
     count = len(call.proto.output)
-    rule = TYPE_RULES.get((domain_of(call.proto), call.op_type))
+    kind = domain_of(call.proto), call.op_type
+    rule = TYPE_RULES.get(kind) or custom_type_rule(*kind)
     types: Sequence[Type] | None = None
     if rule is not None and refused is None:
         with contextlib.suppress(NotNative, NotImplementedError, LookupError, TypeError, ValueError):

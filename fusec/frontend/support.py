@@ -46,7 +46,7 @@ class Refusals:
         kind, (_, first, _) = next(iter(self.kinds.items()))
         raise UnsupportedError(
             f"{len(lines)} kind{'s' * (len(lines) > 1)} of operator cannot run: " + "; ".join(lines),
-            hint="a package can add ops through the entry points `fusec.ops` and `fusec.passes` (fusec.ops.op.register)",
+            hint="declare elementwise functions with @fusec.elementwise, or install a package with entry points `fusec.onnx`",
             node=first,
             op=kind,
         )

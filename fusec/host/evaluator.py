@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -9,8 +10,10 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun, RuntimeContextError
 
+from fusec.host.compiled import run_function
 from fusec.host.compute import Compute
 from fusec.host.control import If, Loop, Optional, Scan
+from fusec.ops import custom
 
 
 def make_op(domain: str, op_type: str, compute: Compute) -> type[OpRun]:
@@ -39,14 +42,30 @@ def _own_ops() -> tuple[type[OpRun], ...]:
 
 def own_ops() -> tuple[type[OpRun], ...]:
     """The evaluator classes that take precedence over the onnx package's."""
-    return _own_ops()
+    return *_own_ops(), *(_custom_op(f) for f in custom.declared())
 
 
 @cache
+def _custom_op(function: custom.Elementwise) -> type[OpRun]:
+    def compute(inputs: Sequence[Any], attrs: Mapping[str, Any], opset: int, count: int) -> Sequence[Any]:
+        del opset, count
+        return (run_function(function, inputs, dict(attrs)),)
+
+    return make_op(function.domain, function.name, compute)
+
+
 def can_run(domain: str, op_type: str, version: int) -> str | None:
     """Why an op cannot run on the host; None where it can."""
-    if any(c.op_domain == domain and c.__name__ == op_type for c in own_ops()):
+    if any(c.op_domain == domain and c.__name__ == op_type for c in _own_ops()):
         return None
+    if domain not in _STANDARD and custom.find(domain, op_type) is not None:
+        return None
+    return _shipped(domain, op_type, version)
+
+
+@cache
+def _shipped(domain: str, op_type: str, version: int) -> str | None:
+    """Why the onnx package cannot run an op."""
     try:
         schema: Any = onnx.defs.get_schema(op_type, version, domain)
     except onnx.defs.SchemaError:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from fusec.errors import ExecutionError, FusecError
+from fusec.errors import ExecutionError, FusecError, UnsupportedError
+from fusec.host.compiled import compile_function
 from fusec.host.evaluator import can_run, own_ops
 from fusec.ir.graph import Node
 from fusec.ir.types import TensorType
+from fusec.ops.custom import find
 
 
 def refusal(domain: str, op_type: str, version: int) -> str | None:
@@ -40,6 +42,7 @@ class HostRunner:
         self._proto = proto
         self._names = [*proto.input, *node.attr("captures", ())]
         self._evaluators: dict[tuple[str, ...], ReferenceEvaluator] = {}
+        self._check_functions()
 
     def __call__(self, inputs: Sequence[object]) -> list[object]:
         """The outputs in order, None for one that the node does not make. ExecutionError where the op fails."""
@@ -58,6 +61,27 @@ class HostRunner:
             ) from e
         made = dict(zip((o for o in self._proto.output if o), results, strict=True))
         return [self._normalised(made.get(o), i) if o else None for i, o in enumerate(self._proto.output)]
+
+    def _check_functions(self) -> None:
+        """UnsupportedError where a users' function is missing, CompileError where one cannot be compiled."""
+        versions = dict(self.node.attr("opsets"))
+        for n in _all_nodes(self._proto):
+            domain = "" if n.domain == "ai.onnx" else n.domain
+            why = refusal(domain, n.op_type, versions.get(domain, 1)) if domain else None
+            if why is not None:
+                source = _printable(str(self.node.attr("function", "")))
+                module = source.partition(".<locals>")[0].rpartition(".")[0]
+                raise UnsupportedError(
+                    f"host step {self._origin!r} needs a function for {_printable(domain)}::{_printable(n.op_type)}: {why}",
+                    hint=f"it was compiled with {source}: import {module!r} first, or install the package that declares it"
+                    if source
+                    else "declare it with @fusec.elementwise first, or install the package that declares it",
+                    node=self._origin,
+                    op=self._op,
+                )
+            function = find(domain, n.op_type) if domain else None
+            if function is not None and function.why is not None:
+                compile_function(function)
 
     def _evaluator(self, feeds: dict[str, object]) -> ReferenceEvaluator:
         """The evaluator for inputs of these kinds; ops defined by a function need to know the dtypes."""
@@ -93,6 +117,16 @@ class HostRunner:
         if array.dtype != wanted and array.dtype.kind not in "OUST":
             array = array.astype(wanted)
         return np.ascontiguousarray(array) if array.ndim else array
+
+
+def _all_nodes(proto: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """A node and those of its subgraphs."""
+    todo = [proto]
+    while todo:
+        n = todo.pop()
+        yield n
+        for a in n.attribute:
+            todo.extend(inner for g in (a.g, *a.graphs) for inner in g.node)
 
 
 def _kind(value: object) -> str:

@@ -54,7 +54,7 @@ class Programs:
 
 def short(label: str) -> str:
     """The ops of a group as a name: repeats once, not too long."""
-    parts = list(dict.fromkeys(label.split("+")))
+    parts = list(dict.fromkeys(label.replace(".", "_").split("+")))  # ops of users have their domain in front
     return "_".join(parts[:4]) + (f"_and_{len(parts) - 4}_more" if len(parts) > 4 else "")
 
 

@@ -73,12 +73,16 @@ def register(op: Op) -> Op:
 
 
 def get(name: str) -> Op:
-    """The op of that name, from fusec or an installed package. UsageError with the nearest name where there is none."""
+    """The op of that name: fusec's, a package's or a user's function. UsageError with the nearest name if there is none."""
     # fills the catalogue on first use; importing fusec stays light
     from fusec.ops import catalogue
 
     if name not in _CATALOGUE:
         if catalogue.PLUG_INS.find(name) is None:
+            from fusec.ops.custom import find_op
+
+            if (found := find_op(name)) is not None:
+                return found
             raise UsageError(f"unknown op {name!r}", hint=nearest(name, known()))
         catalogue.load_plug_in(name)
     return _CATALOGUE[name]

@@ -153,6 +153,36 @@ def test_what_is_wrong_with_a_device_is_said(extra, device, message):
     assert message in done.stderr
 
 
+FUNCTION = """
+import sys
+import numpy as np, onnx
+import fusec
+from onnx import TensorProto, helper
+node = helper.make_node("Halvings", ["x"], ["y"], domain="com.example")
+x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [4]) for n in "xy")
+opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.example", 1)]
+session = fusec.compile(helper.make_model(helper.make_graph([node], "g", [x], [y]), opset_imports=opsets))
+from fusec.plan.file import save
+save(session.plan, {plan!r})
+"""
+LOADING = """
+import sys
+import numpy as np
+import fusec
+print("fusec_extra.functions" in sys.modules)
+print(fusec.load({plan!r}).run({{"x": np.float32([0.5, 1, 7, 8])}})["y"].tolist())
+"""
+
+
+def test_a_plan_finds_the_function_of_a_package(extra, tmp_path):
+    plan = str(tmp_path / "a.fplan")
+    outcome(FUNCTION.format(plan=plan), extra)
+    assert outcome(LOADING.format(plan=plan), extra) == ["False", "[0.0, 1.0, 3.0, 4.0]"]
+    done = run(LOADING.format(plan=plan))
+    assert "needs a function for com.example::Halvings" in done.stderr
+    assert "import 'fusec_extra.functions' first, or install the package" in done.stderr
+
+
 USE = PRELUDE + "from fusec.rewrite.graph_pass import get_graph_pass\nget_graph_pass({!r})"
 
 

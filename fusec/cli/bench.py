@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
+from fusec.api import Options
+from fusec.cli import progress
 from fusec.cli.options import (
     compile_options,
     complete_feeds,
@@ -19,10 +22,13 @@ from fusec.cli.options import (
     seed_option,
     thread_option,
 )
-from fusec.cli.text import format_seconds, print_json, print_table, say
-from fusec.errors import UsageError
+from fusec.cli.text import format_seconds, plural, print_json, print_table, printable, say
+from fusec.errors import UsageError, nearest
+from fusec.measure.rounds import Ratio, Samples
+from fusec.runtime.session import Session
 
 SUBJECT, TWIN = "fusec", "fusec again"
+RIVALS = ("unfused", "onnxruntime")
 
 
 @click.command()
@@ -55,89 +61,95 @@ def command(
     All subjects run in one process, the same threads and inputs, once per round in random order. `fusec again` is the
     same session a second time: its ratio to itself is the noise below which no difference means anything.
     """
-    from dataclasses import replace
-
     from fusec.cli.opening import is_plan, make_options, open_session
-    from fusec.measure.accuracy import compare
-    from fusec.measure.rivals import has_onnxruntime, onnxruntime_subject
     from fusec.measure.rounds import measure
 
     del traceback
-    rivals = [v.strip() for v in vs.split(",") if v.strip()]
-    if unknown := sorted(set(rivals) - {"unfused", "onnxruntime"}):
-        raise UsageError(f"unknown rival {unknown[0]!r}", hint="known: unfused, onnxruntime")
+    rivals = _rivals(vs)
     if is_plan(model):
         if click.get_current_context().get_parameter_source("vs") is not ParameterSource.DEFAULT:
             raise UsageError("a plan holds no model for rivals to run", hint="give the .onnx instead of the plan")
         rivals = []
     options = make_options(**flags)
     session = open_session(model, options, threads).session
-    names = [v.name for v in session.outputs]
     given = read_inputs(inputs, [v.name for v in session.inputs])
-    feeds = complete_feeds(given, session.inputs, seed, parse_dims(flags["dims"]))
-    subjects: dict[str, Any] = {
-        SUBJECT: lambda: session.run_list(feeds, names),
-        TWIN: lambda: session.run_list(feeds, names),
-    }
-    want, notes = session.run_list(feeds, names), list[str]()
-    if "unfused" in rivals:
-        unfused = open_session(model, replace(options, fuse=False), threads).session
-        subjects["unfused"] = lambda: unfused.run_list(feeds, names)
-    if "onnxruntime" in rivals:
-        if has_onnxruntime():
-            subjects["onnxruntime"] = onnxruntime_subject(model, feeds, session.threads)
-        else:
-            notes.append("onnxruntime is not installed: pip install 'fusec[bench]'")
-    for name in [n for n in subjects if n not in (SUBJECT, TWIN)]:
-        bad = [d for d in compare(names, subjects[name](), want) if not d.passes(tolerance)]
-        if bad:
-            notes.append(f"{name} is not timed: {bad[0].name} differs, {bad[0].problem or f'{bad[0].required:.2g}'}")
-            del subjects[name]
-    samples = measure(subjects, rounds=rounds, between=_progress(rounds, quiet or as_json))
+    feeds = complete_feeds(given, session.inputs, seed, parse_dims(flags["dims"]), quiet or as_json)
+    subjects: dict[str, Any] = dict.fromkeys((SUBJECT, TWIN), lambda: session.run_list(feeds))
+    notes: list[str] = []
+    for name in rivals:
+        if (rival := _open_rival(name, model, options, session, feeds, tolerance, notes)) is not None:
+            subjects[name] = rival
+    samples = measure(subjects, rounds=rounds, between=progress.rounds(rounds, quiet or as_json))
     noise = samples.ratio(TWIN, SUBJECT)
-    document: dict[str, Any] = {
-        "threads": session.threads,
-        "rounds": rounds,
-        "noise": noise.__dict__,
-        "notes": notes,
-        "systems": [],
-    }
-    rows = []
-    for name in subjects:
-        p50, p90, p99 = (samples.percentile(name, q) for q in (50, 90, 99))
-        ratio = None if name in (SUBJECT, TWIN) else samples.ratio(name, SUBJECT)
-        told = "-" if ratio is None else str(ratio) + ("" if _distinct(ratio, noise) else "  not distinguishable")
-        rows.append([name, *(format_seconds(p) for p in (p50, p90, p99)), f"{1 / p50:,.0f}", told])
-        document["systems"].append(
-            {"name": name, "p50_s": p50, "p90_s": p90, "p99_s": p99, "speed_up": ratio and ratio.__dict__}
-        )
+    floor = noise_floor(noise)
+    systems = [_system(name, samples, floor) for name in subjects]
+    sizes = {n: f"{a.dtype}{list(a.shape)}" for n, a in feeds.items()}
     if as_json:
-        print_json(document)
+        told = {"inputs": sizes, "threads": session.threads, "rounds": rounds, "notes": notes, "systems": systems}
+        print_json(told | {"noise": asdict(noise), "noise_floor": floor})
         return
     print_table(
-        f"single stream · f32 · {session.threads} thread(s) · {rounds} interleaved rounds",
+        f"{model} on {session.plan.target}, {plural(session.threads, 'thread')}, {rounds} interleaved rounds",
         ["system", "p50", "p90", "p99", "per second", "fusec is faster by [95 % interval]"],
-        rows,
+        [_row(s) for s in systems],
         "1234",
     )
-    click.echo(f"noise: fusec against itself {noise}")
+    click.echo("inputs: " + ", ".join(f"{printable(n)} {t}" for n, t in sizes.items()))
+    click.echo(f"noise: fusec against itself {noise}; ratios within {1 / floor:.2f} to {floor:.2f} mean nothing")
     for note in notes:
-        say(note)
+        say(f"note: {note}")
 
 
-def _distinct(ratio: Any, noise: Any) -> bool:
-    """Whether an interval lies outside 1 and outside what the subject shows against itself."""
-    floor = max(noise.high, 1 / noise.low, 1.0)
-    return bool(ratio.low > floor or ratio.high < 1 / floor)
+def _rivals(text: str) -> list[str]:
+    names = list(dict.fromkeys(v.strip() for v in text.split(",") if v.strip()))
+    if unknown := [n for n in names if n not in RIVALS]:
+        raise UsageError(f"unknown rival {unknown[0]!r}", hint=nearest(unknown[0], RIVALS))
+    return names
 
 
-def _progress(rounds: int, silent: bool) -> Any:
-    """A line every quarter, printed between rounds and never while something is timed."""
-    if silent or os.environ.get("FUSEC_PROGRESS") == "off":
+def _open_rival(
+    name: str, model: str, options: Options, session: Session, feeds: Any, tolerance: float, notes: list[str]
+) -> Callable[[], list[Any]] | None:
+    """What to call for a rival; None, and a note that says why, where it is absent or its answers differ."""
+    from fusec.cli.opening import open_session
+    from fusec.measure.accuracy import compare
+    from fusec.measure.rivals import has_onnxruntime, onnxruntime_subject
+
+    names = [v.name for v in session.outputs]
+    if name == "unfused":
+        unfused = open_session(model, replace(options, fuse=False), session.threads).session
+        call: Callable[[], list[Any]] = lambda: unfused.run_list(feeds)  # noqa: E731
+    elif has_onnxruntime():
+        call = onnxruntime_subject(model, feeds, session.threads)
+    else:
+        notes.append("onnxruntime is not installed: pip install 'fusec[bench]'")
         return None
+    differences = compare(names, call(), session.run_list(feeds))
+    bad = [d for d in differences if not d.passes(tolerance)]
+    if bad:
+        notes.append(f"{name} is not timed: {bad[0].name} differs, {bad[0].problem or f'{bad[0].required:.2g}'}")
+        return None
+    worst = max((d.required for d in differences), default=0.0)
+    notes.append(f"answers of {name} agree: tolerance {worst:.1e} would do")
+    return call
 
-    def tell(r: int) -> None:
-        if (r + 1) % max(1, rounds // 4) == 0 and r + 1 < rounds:
-            say(f"  round {r + 1} of {rounds}")
 
-    return tell
+def noise_floor(noise: Ratio) -> float:
+    """The factor below which a ratio means nothing: the farthest end of what the subject shows against itself."""
+    return max(noise.high, 1 / noise.low, 1.0)
+
+
+def _system(name: str, samples: Samples, floor: float) -> dict[str, Any]:
+    p50, p90, p99 = (samples.percentile(name, q) for q in (50, 90, 99))
+    ratio = None if name in (SUBJECT, TWIN) else samples.ratio(name, SUBJECT)
+    distinct = ratio is not None and (ratio.low > floor or ratio.high < 1 / floor)
+    told = None if ratio is None else asdict(ratio)
+    return {"name": name, "p50_s": p50, "p90_s": p90, "p99_s": p99, "speed_up": told, "distinguishable": distinct}
+
+
+def _row(system: dict[str, Any]) -> list[object]:
+    p50, p90, p99 = system["p50_s"], system["p90_s"], system["p99_s"]
+    told = "-"
+    if system["speed_up"] is not None:
+        told = str(Ratio(**system["speed_up"])) + ("" if system["distinguishable"] else "  not distinguishable")
+    return [system["name"], *(format_seconds(p) for p in (p50, p90, p99)), f"{1 / p50:,.0f}", told]

@@ -7,24 +7,23 @@ from typing import Any
 
 import click
 
-from fusec.cli.options import compile_options, model_argument, output_options, thread_option
-from fusec.cli.text import print_json, say
+from fusec.cli.options import compile_options, model_argument, output_options
+from fusec.cli.text import print_json, print_table, printable, say
+from fusec.errors import UsageError
 
 
 @click.command()
 @model_argument
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=None, help="The plan file.  [default: MODEL.fplan]"
+    "-o", "--output", type=click.Path(path_type=Path), default=None, help="The plan file.  [default: MODEL.fplan, here]"
 )
 @click.option("-f", "--force", is_flag=True, help="Replace an existing plan file.")
-@thread_option
 @compile_options
 @output_options
 def command(
     model: str,
     output: Path | None,
     force: bool,
-    threads: int | None,
     as_json: bool,
     quiet: bool,
     traceback: bool,
@@ -35,24 +34,34 @@ def command(
     The plan is data: graph, tile programs, weights and choices. Machine code stays in this host's private cache.
     """
     from fusec import api
-    from fusec.cli.opening import make_options
-    from fusec.cli.summary import describe_plan, plan_document, stage_lines
+    from fusec.cli.opening import is_plan, make_options
+    from fusec.cli.progress import stages
+    from fusec.cli.summary import describe_plan, op_rows, plan_document
     from fusec.plan.file import save
 
     del traceback
+    if is_plan(model):
+        raise UsageError(f"{model} is a plan already", hint="compile takes an .onnx model")
     output = output or Path(Path(model).name).with_suffix(".fplan")
     api.check_writable(output, force)
-    trace = api.new_trace()
-    plan = api.compile_plan(model, make_options(**flags), trace)
-    session = api.open_session(plan, threads=threads, trace=trace)
-    del session
+    trace, silent = api.new_trace(), as_json or quiet
+    trace.finished = stages(silent or trace.debug > 0)
+    made = api.compile_stages(model, make_options(**flags), trace)
+    api.open_session(made.plan, threads=1, trace=trace)  # builds the machine code now, so that the first run need not
     with trace.stage("write"):
-        digest = save(plan, output, force=force)
+        digest = save(made.plan, output, force=force)
     if as_json:
-        print_json({"plan": str(output), "sha256": digest, **plan_document(plan, trace)})
+        print_json({"plan": str(output), "sha256": digest, **plan_document(made.plan, trace)})
         return
     if not quiet:
-        for line in (*stage_lines(trace), *describe_plan(plan)):
+        print_table(
+            "operators",
+            ["operator", "as read", "after passes", "kernels that compute it"],
+            op_rows(made),
+            "123",
+            err=True,
+        )
+        for line in describe_plan(made.plan):
             say(line)
-        say(f"next: fusec bench {output}")
-    click.echo(f"wrote {output}  sha256 {digest}")
+        say(f"next: fusec inspect {output}, fusec run {output}, fusec bench {model}")
+    click.echo(f"wrote {printable(str(output))}  sha256 {digest}")

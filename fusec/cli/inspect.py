@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fusec.cli.options import compile_options, model_argument, output_options, parse_dims, thread_option
-from fusec.cli.text import print_json, print_table, printable
+from fusec.cli.text import print_json, print_table, printable, short_label
 from fusec.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from fusec.api import Stages
+    from fusec.plan.plan import Plan
+
+SHOWN = 25
+"""Rows of the overview's longest table."""
 
 
 @click.command()
@@ -20,7 +26,7 @@ from fusec.errors import UsageError, nearest
 @click.option("--weights", is_flag=True, help="One row per stored weight: layout and recipe.")
 @click.option("--program", "program", default=None, metavar="P", help="The tile program of a kernel.")
 @click.option("--source", "source", default=None, metavar="P", help="The LLVM IR of a kernel.")
-@click.option("--asm", "asm", default=None, metavar="P", help="The machine code of a kernel, disassembled by LLVM.")
+@click.option("--asm", "asm", default=None, metavar="P", help="The machine code of a kernel.")
 @click.option("--schedule", is_flag=True, help="Each region's task lists, waits and arena, for --dim and --threads.")
 @thread_option
 @compile_options
@@ -41,28 +47,22 @@ def command(
     **flags: Any,
 ) -> None:
     """Show what is inside a model (as it would be compiled) or a plan. Nothing is run."""
-    from fusec import api
-    from fusec.cli.opening import is_plan, make_options, open_plan
-    from fusec.cli.summary import calls_of, describe_plan, plan_document
+    from fusec.cli.opening import input_symbols, is_plan, make_options
+    from fusec.cli.schedules import schedule_document, schedules_of
+    from fusec.cli.summary import calls_of
 
     del traceback, quiet
-    sizes = parse_dims(flags["dims"]) if is_plan(model) and schedule else {}
-    if sizes:
-        flags["dims"] = ()  # a plan is compiled already: these are what its symbols shall be in the schedule
-    plan = open_plan(model, make_options(**flags), api.new_trace())
-    for name in (program, source, asm):
-        if name is not None and name not in plan.kernels:
-            raise UsageError(f"no program {name!r}", hint=nearest(name, list(plan.kernels)))
+    sizes = parse_dims(flags["dims"])
+    plan, stages = _open(model, make_options(**flags))
+    program, source, asm = (_find_program(plan, name) for name in (program, source, asm))
+    named = any((program, source, asm, nodes, weights, kernels))
+    missing = [] if named and not schedule else [s for s in input_symbols(plan) if s not in sizes]
+    timed: list[Any] = []
+    if schedule or not (named or missing):
+        timed = list(schedules_of(plan, sizes if is_plan(model) else {}, _workers(threads)))
     if as_json:
-        document = plan_document(plan)
-        document["weights"] = [
-            {"name": w.value.name, "type": str(w.value.type), "layout": str(w.layout), "recipe": w.recipe}
-            for w in plan.weights.values()
-        ]
-        if schedule:
-            from fusec.cli.schedules import schedule_document, schedules_of
-
-            document["schedules"] = [schedule_document(t, s) for t, s in schedules_of(plan, sizes, _workers(threads))]
+        document = _document(plan, stages)
+        document["schedules"] = [schedule_document(t, s) for t, s in timed]
         print_json(document)
         return
     if program is not None:
@@ -78,14 +78,76 @@ def command(
         rows = [[i, c.program.name, c.label, ", ".join(c.origin)] for i, c in enumerate(calls_of(plan))]
         print_table("kernels", ["#", "program", "ops", "from nodes"], rows, "0")
     if schedule:
-        _show_schedules(plan, sizes, _workers(threads))
-    if any((program, source, asm, nodes, weights, kernels, schedule)):
-        return
-    for line in describe_plan(plan):
-        click.echo(line)
+        _show_schedules(timed)
+    if not (named or schedule):
+        _overview(plan, stages, timed, missing)
+
+
+def _open(model: str, options: Any) -> tuple[Plan, Stages | None]:
+    """A plan, and for a model what came before it."""
+    from fusec import api
+    from fusec.cli.opening import is_plan, open_plan
+
+    if is_plan(model):
+        return open_plan(model, options, api.new_trace()), None
+    stages = api.compile_stages(model, options, api.new_trace())
+    return stages.plan, stages
+
+
+def _find_program(plan: Plan, name: str | None) -> str | None:
+    """A program by name, by the beginning of its name, or by the number of a kernel. UsageError where there is none."""
+    if name is None or name in plan.kernels:
+        return name
+    from fusec.cli.summary import calls_of
+
+    calls = calls_of(plan)
+    if name.isdecimal() and int(name) < len(calls):
+        return str(calls[int(name)].program.name)
+    found = [p for p in plan.kernels if p.startswith(name)]
+    if len(found) != 1:
+        raise UsageError(
+            f"no program {name!r}", hint=f"{nearest(name, list(plan.kernels))}; the number of a kernel will do too"
+        )
+    return found[0]
+
+
+def _overview(plan: Plan, stages: Stages | None, timed: list[Any], missing: list[str]) -> None:
+    """What everybody wants to know first."""
+    from fusec.cli.summary import calls_of, describe_plan, host_rows, memory_lines, op_rows
+
+    for line in (*describe_plan(plan), *memory_lines(plan, timed)):
+        click.echo(printable(line))
+    if missing:
+        wanted = " ".join(f"--dim {s}=.." for s in missing)
+        click.echo(printable(f"  activations    depend on sizes: give {wanted}"))
+    if stages is not None:
+        columns = ["operator", "as read", "after passes", "kernels that compute it"]
+        print_table("operators", columns, op_rows(stages), "123")
     ops = Counter(c.label for c in calls_of(plan))
-    print_table("kernels by what they fuse", ["ops", "count"], [[k, n] for k, n in ops.most_common(30)], "1")
+    fused = [[short_label(label), n] for label, n in ops.most_common(SHOWN)]
+    if fused:
+        print_table("kernels by what they fuse", ["operators", "count"], fused, "1")
+    if len(ops) > SHOWN:
+        click.echo(f"  and {len(ops) - SHOWN} other kinds of kernels")
+    if host := host_rows(plan):
+        print_table("host steps", ["operator", "count", "why", "first node"], host, "1")
     click.echo("more: --kernels, --nodes, --weights, --program P, --source P, --asm P, --schedule")
+
+
+def _document(plan: Plan, stages: Stages | None) -> dict[str, Any]:
+    from fusec.cli.summary import op_rows, plan_document
+
+    document = plan_document(plan)
+    document["weights"] = [
+        {"name": w.value.name, "type": str(w.value.type), "layout": str(w.layout), "recipe": w.recipe}
+        for w in plan.weights.values()
+    ]
+    if stages is not None:
+        keys = ("op", "read", "optimised", "kernels")
+        document["operators"] = [
+            dict(zip(keys, (0 if x == "-" else x for x in row), strict=True)) for row in op_rows(stages)
+        ]
+    return document
 
 
 def _show_code(plan: Any, source: str | None, asm: str | None) -> None:
@@ -98,11 +160,10 @@ def _show_code(plan: Any, source: str | None, asm: str | None) -> None:
         click.echo(text.text if source is not None else maker.assembly(text, plan.target))
 
 
-def _show_schedules(plan: Any, sizes: Mapping[str, int], workers: int) -> None:
-    from fusec.cli.schedules import schedules_of
+def _show_schedules(timed: list[Any]) -> None:
     from fusec.schedule.render import render
 
-    for title, schedule in schedules_of(plan, sizes, workers):
+    for title, schedule in timed:
         click.echo(f"{printable(title)}: {render(schedule)}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -13,7 +14,7 @@ import click
 
 from fusec import __version__
 from fusec.cli.text import printable
-from fusec.errors import FusecError
+from fusec.errors import BugError, FusecError, ResourceError, UsageError
 
 VERBS = {
     "compile": "Compile an ONNX model into a plan file.",
@@ -25,7 +26,6 @@ VERBS = {
     "cache": "Look at, check or clear the cache of machine code.",
     "doctor": "Check this machine and installation.",
 }
-INTERRUPTED, INTERNAL = 130, 70
 
 
 class Verbs(click.Group):
@@ -71,7 +71,12 @@ class Verbs(click.Group):
 def group() -> None:
     """Compile ONNX models into persistent-thread kernels that fuse across matrix products.
 
-    Every verb takes an .onnx model or an .fplan plan. `--json` prints one JSON document and nothing else on stdout.
+    Every verb takes an .onnx model, and an .fplan plan where that holds enough; `fusec MODEL.onnx` alone inspects it.
+    Results go to stdout, everything else to stderr; `--json` prints one JSON document on stdout, errors included.
+
+    \b
+    Exit codes: 0 ok, 1 a check failed, 2 usage, 3 the model, 4 an unsupported operator, 5 run inputs,
+    6 code generation, 7 execution, 8 a plan, 9 memory or disk, 70 a bug in fusec, 130 interrupted.
     """
 
 
@@ -80,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     start = time.perf_counter()
     code = _run(arguments)
-    if not _quiet(arguments) and arguments and arguments[0] in VERBS and "--help" not in arguments:
+    if arguments and arguments[0] in VERBS and not {"-q", "--quiet", "--json", "-h", "--help"} & set(arguments):
         verdict = "PASSED" if code == 0 else "FAILED"
         command = printable(shlex.join(["fusec", *arguments]))
         click.echo(f"{verdict} · {time.perf_counter() - start:.1f} s · {command}", err=True)
@@ -93,38 +98,57 @@ def _run(arguments: list[str]) -> int:
         group.main(arguments, prog_name="fusec", standalone_mode=False)
     except click.exceptions.Exit as e:
         return e.exit_code
+    except click.exceptions.NoArgsIsHelpError as e:
+        click.echo(e.format_message(), err=True)
+        return UsageError.exit_code
     except click.ClickException as e:
-        _fail(arguments, "FS-A001", e.format_message(), None)
-        return 2
+        return _fail(arguments, UsageError(e.format_message(), hint=_usage_hint(e)))
     except FusecError as e:
         if "--traceback" in arguments:
             raise
-        _fail(arguments, e.code, e.message, e.hint)
-        return e.exit_code
+        return _fail(arguments, e)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        return INTERRUPTED
+        return _fail(arguments, Interrupted("interrupted"))
     except BrokenPipeError:
         # whoever read our output has seen enough; keep the interpreter's own flush at exit quiet too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except MemoryError:
-        _fail(arguments, "FS-R001", "out of memory", "use a smaller batch, or raise the limit of this process")
-        return 9
+        return _fail(arguments, ResourceError("out of memory", hint="use a smaller batch, or free memory"))
+    except OSError as e:
+        if "--traceback" in arguments or e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            return _bug(arguments, e)
+        return _fail(arguments, ResourceError(f"cannot write {e.filename or 'a file'}: {e.strerror}"))
     except Exception as e:
-        if "--traceback" in arguments:
-            raise
-        _fail(arguments, "FS-B001", f"internal error: {type(e).__name__}: {e}", "please report it with --traceback")
-        return INTERNAL
+        return _bug(arguments, e)
     return 0
 
 
-def _fail(arguments: list[str], code: str, message: str, hint: str | None) -> None:
+class Interrupted(FusecError):
+    """Ctrl-C."""
+
+    code, exit_code = "FS-0130", 130
+
+
+def _bug(arguments: list[str], e: Exception) -> int:
+    if "--traceback" in arguments:
+        raise e
+    again = "this is a bug in fusec: please report it with the model and what the same command says with --traceback"
+    return _fail(arguments, BugError(f"internal error: {type(e).__name__}: {e}", hint=again))
+
+
+def _fail(arguments: list[str], e: FusecError) -> int:
+    """Tell an error, as text on stderr or as the one JSON document on stdout, and give its exit code."""
     if "--json" in arguments:
-        click.echo(json.dumps({"error": {"code": code, "message": message, "hint": hint}}))
-        return
-    click.echo(f"{code} {printable(message)}" + (f"\n  {printable(hint)}" if hint else ""), err=True)
+        places = {k: getattr(e, k) for k in ("node", "op", "input", "path") if getattr(e, k)}
+        document = {"code": e.code, "exit_code": e.exit_code, "message": e.message, "hint": e.hint, **places}
+        click.echo(json.dumps({"error": document}))
+    else:
+        click.echo(f"{e.code} {printable(e.message)}" + (f"\n  {printable(e.hint)}" if e.hint else ""), err=True)
+    return e.exit_code
 
 
-def _quiet(arguments: list[str]) -> bool:
-    return "--json" in arguments or "-q" in arguments or "--quiet" in arguments
+def _usage_hint(e: click.ClickException) -> str | None:
+    if isinstance(e, click.UsageError) and e.ctx is not None and e.ctx.parent is not None:
+        return f"see {e.ctx.command_path} --help"
+    return None

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 
 from fusec import api
 from fusec.cli.options import parse_dims, parse_shapes
-from fusec.errors import UsageError
+from fusec.errors import UsageError, nearest
+from fusec.ir.dim import Dim
+from fusec.ir.types import TensorType
 from fusec.knobs import Knobs, Limits, parse_bytes
 from fusec.plan.plan import Plan
 from fusec.runtime.session import Session
@@ -44,12 +46,13 @@ def make_options(
     unfused: bool,
     max_memory: str | None,
     allow_newer_opset: bool,
+    max_nodes: int | None = None,
 ) -> api.Options:
     """The compile options of a verb. UsageError names the flag that is wrong."""
     limits: Limits = Knobs.read().limits
     if max_memory is not None:
         limits = replace(limits, memory=parse_bytes(max_memory))
-    limits = replace(limits, allow_newer_opset=allow_newer_opset)
+    limits = replace(limits, allow_newer_opset=allow_newer_opset, max_nodes=max_nodes or limits.max_nodes)
     return api.Options(
         device=device,
         fuse=not unfused,
@@ -61,17 +64,29 @@ def make_options(
 
 
 def open_plan(path: str, options: api.Options, trace: Trace) -> Plan:
-    """Load a plan, or compile a model into one. Options that only compiling knows are refused for a plan (UsageError)."""
+    """Load a plan, or compile a model into one. Options that only compiling knows are refused for a plan (UsageError).
+
+    The symbols of a plan are bound by its inputs, so --dim only says how large made-up inputs shall be.
+    """
     if not is_plan(path):
         return api.compile_plan(path, options, trace)
-    if options.device or options.dims or options.shapes or options.passes or not options.fuse:
-        raise UsageError(
-            f"{path} is a plan: --device, --dim, --shape, --passes and --unfused belong to its compilation"
-        )
+    if options.device or options.shapes or options.passes or not options.fuse:
+        raise UsageError(f"{path} is a plan: --device, --shape, --passes and --unfused belong to its compilation")
     with trace.stage("load"):
         from fusec.plan.file import load
 
-        return load(path)
+        plan = load(path)
+    known = input_symbols(plan)
+    for name in options.dims:
+        if name not in known:
+            raise UsageError(f"the plan's inputs have no symbolic dimension {name!r}", hint=nearest(name, known))
+    return plan
+
+
+def input_symbols(plan: Plan) -> list[str]:
+    """The symbolic dimensions of a plan's inputs, sorted."""
+    dims = [d for v in plan.inputs if isinstance(v.type, TensorType) for d in v.type.shape or ()]
+    return sorted({s for d in dims if isinstance(d, Dim) for s in d.symbols})
 
 
 def open_session(path: str, options: api.Options, threads: int | None, trace: Trace | None = None) -> Opened:

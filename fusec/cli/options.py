@@ -44,6 +44,7 @@ compile_options = apply(
         click.option("-P", "--passes", default="", metavar="+a,-b", help="Switch passes on and off by name."),
         click.option("--unfused", is_flag=True, help="One kernel and one launch per operator."),
         click.option("--max-memory", default=None, metavar="8GiB", help="Largest tensor and arena."),
+        click.option("--max-nodes", type=click.IntRange(1), default=None, help="Most nodes, functions inlined."),
         click.option("--allow-newer-opset", is_flag=True, help="Read models of versions that onnx does not know."),
     ]
 )
@@ -115,11 +116,20 @@ def read_array(path: Path, name: str) -> npt.NDArray[Any]:
 
 
 def complete_feeds(
-    given: Mapping[str, npt.NDArray[Any] | float | None], inputs: Sequence[Any], seed: int, dims: Mapping[str, int]
+    given: Mapping[str, npt.NDArray[Any] | float | None],
+    inputs: Sequence[Any],
+    seed: int,
+    dims: Mapping[str, int],
+    quiet: bool = False,
 ) -> dict[str, npt.NDArray[Any]]:
-    """Given inputs, and seeded ones for the rest; symbols that given arrays fix hold for the others too."""
+    """Given inputs, and seeded ones for the rest; symbols that given arrays fix hold for the others too.
+
+    Sizes that nothing fixes are 1; a line on stderr says so, unless `quiet`.
+    """
+    from fusec.cli.text import say
     from fusec.ir.dim import Dim
-    from fusec.measure.feeds import random_array
+    from fusec.ir.types import TensorType
+    from fusec.measure.feeds import DEFAULT_DIM, random_array
 
     sizes, rng, out = dict(dims), np.random.default_rng(seed), dict[str, npt.NDArray[Any]]()
     for v in inputs:
@@ -127,6 +137,12 @@ def complete_feeds(
         if isinstance(array, np.ndarray) and len(getattr(v.type, "shape", None) or ()) == array.ndim:
             plain = [(str(d), n) for d, n in zip(v.shape, array.shape, strict=True) if isinstance(d, Dim)]
             sizes.update((s, n) for s, n in plain if s.isidentifier())
+    made_up = {v.name: v for v in inputs if not isinstance(given.get(v.name), np.ndarray)}
+    shapes = [v.type.shape or () for v in made_up.values() if isinstance(v.type, TensorType)]
+    unknown = {s for shape in shapes for d in shape if isinstance(d, Dim) for s in d.symbols} - set(sizes)
+    if unknown and not quiet:
+        taken = ", ".join(f"{s}={DEFAULT_DIM}" for s in sorted(unknown))
+        say(f"sizes that nobody gave: {taken} (set them with --dim)")
     for v in inputs:
         value = given.get(v.name)
         if isinstance(value, np.ndarray):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from fusec.cli.options import (
     seed_option,
     thread_option,
 )
-from fusec.cli.text import print_json, print_table
+from fusec.cli.text import format_seconds, print_json, print_table, printable, say
 from fusec.errors import UsageError
 
 
@@ -49,24 +51,29 @@ def command(
     """Run a model or a plan and show its outputs. Inputs that are not given are seeded random numbers."""
     from fusec.cli.opening import make_options, open_session
 
-    del traceback, quiet
+    del traceback
     opened = open_session(model, make_options(**flags), threads)
     session = opened.session
     given = read_inputs(inputs, [v.name for v in session.inputs])
-    feeds = complete_feeds(given, session.inputs, seed, parse_dims(flags["dims"]))
+    feeds = complete_feeds(given, session.inputs, seed, parse_dims(flags["dims"]), quiet or as_json)
+    times = []
     for _ in range(iters):
+        start = time.perf_counter()
         results = session.run(feeds)
+        times.append(time.perf_counter() - start)
     files = _write(results, output, force) if output is not None else {}
     rows = [_summary(name, value) for name, value in results.items()]
     if as_json:
-        print_json({"outputs": rows, "files": files})
+        print_json({"outputs": rows, "files": files, "runs": iters, "median_s": statistics.median(times)})
         return
     columns = ["output", "type", "min", "max", "mean", "NaN"]
     print_table(
         "outputs", columns, [[r[c] for c in ("name", "type", "min", "max", "mean", "nan")] for r in rows], "2345"
     )
+    if iters > 1 and not quiet:
+        say(f"{iters} runs, median {format_seconds(statistics.median(times))}; to compare, use fusec bench")
     for path in files.values():
-        click.echo(f"wrote {path}")
+        click.echo(f"wrote {printable(path)}")
 
 
 def _summary(name: str, value: Any) -> dict[str, Any]:

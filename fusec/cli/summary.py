@@ -1,18 +1,17 @@
-"""What verbs say about a plan and about how long its stages took."""
+"""What verbs say about a plan: kernels, host steps, weights, memory, operators before and after."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from fusec.api import Stages
+from fusec.cli.text import plural
+from fusec.ir.graph import Node
 from fusec.knobs import format_bytes
 from fusec.plan.plan import HostStep, Plan, RegionStep
 from fusec.trace import Trace
-
-
-def stage_lines(trace: Trace) -> list[str]:
-    """A line per outermost stage with its time."""
-    return [f"  {r.name:<12}{r.seconds * 1e3:9.1f} ms" for r in trace.records if not r.within]
 
 
 def calls_of(plan: Plan) -> list[Any]:
@@ -22,7 +21,25 @@ def calls_of(plan: Plan) -> list[Any]:
 
 def host_ops(plan: Plan) -> Counter[str]:
     """How often each operator runs as a host step."""
-    return Counter(str(s.node.attr("op_type", s.node.op)) for s in plan.steps if isinstance(s, HostStep))
+    return Counter(op_name(s.node) for s in plan.steps if isinstance(s, HostStep))
+
+
+def op_name(node: Node) -> str:
+    """The op of a node; an opaque node's ONNX operator, with its domain where that is not ONNX's own."""
+    if node.op != "opaque":
+        return node.op
+    domain = str(node.attr("domain", ""))
+    return f"{domain}::{node.attr('op_type')}" if domain else str(node.attr("op_type"))
+
+
+def host_rows(plan: Plan) -> list[list[object]]:
+    """Per operator and reason of host steps: operator, count, why, the first node."""
+    seen: dict[tuple[str, str], list[object]] = {}
+    for node in (s.node for s in plan.steps if isinstance(s, HostStep)):
+        why = str(node.attr("why", "") or "-")
+        row = seen.setdefault((op_name(node), why), [op_name(node), 0, why, ", ".join(node.origin[:1])])
+        row[1] = int(str(row[1])) + 1
+    return sorted(seen.values(), key=lambda r: (-int(str(r[1])), str(r[0])))
 
 
 def weight_bytes(plan: Plan) -> int:
@@ -35,14 +52,39 @@ def describe_plan(plan: Plan) -> list[str]:
     calls, host = calls_of(plan), host_ops(plan)
     regions = sum(isinstance(s, RegionStep) for s in plan.steps)
     lines = [
-        f"{plan.name or 'model'} on {plan.target}: {len(calls)} kernels ({len(plan.kernels)} programs) in {regions} regions, "
-        f"{sum(host.values())} host steps, {format_bytes(weight_bytes(plan))} of weights",
+        f"{plan.name or 'model'} on {plan.target}: {plural(len(calls), 'kernel')} ({plural(len(plan.kernels), 'program')}) "
+        f"in {plural(regions, 'region')}, {plural(sum(host.values()), 'host step')}, "
+        f"{format_bytes(weight_bytes(plan))} of weights",
         *(f"  input  {v}" for v in plan.inputs),
         *(f"  output {v}" for v in plan.outputs),
     ]
     if host:
-        names = ", ".join(f"{op} x{n}" for op, n in sorted(host.items()))
-        lines.append(f"  host steps run on the reference implementation: {names}")
+        names = ", ".join(f"{op} x{n}" for op, n in host.most_common())
+        lines.append(f"  host steps run on the reference implementation, slowly: {names}")
+    return lines
+
+
+def op_rows(stages: Stages) -> list[list[object]]:
+    """Operators as read, after the graph passes, and in how many kernels or host steps each ends up."""
+    graph, fused = stages.graph, stages.fused
+    read, left = _count(graph.nodes), _count(fused.graph.nodes)
+    calls = Counter(op for c in calls_of(stages.plan) for op in set(c.label.split("+")))
+    final = calls + host_ops(stages.plan)
+    return [[op, read[op] or "-", left[op] or "-", final[op] or "-"] for op, _ in (read | left).most_common()]
+
+
+def _count(nodes: Iterable[Node]) -> Counter[str]:
+    return Counter(op_name(n) for n in nodes)
+
+
+def memory_lines(plan: Plan, schedules: Sequence[tuple[str, Any]]) -> list[str]:
+    """What working memory the regions need, for the sizes that their schedules were made for."""
+    lines = [f"  weights        {format_bytes(weight_bytes(plan))}"]
+    if schedules:
+        arena = max(s.arena for _, s in schedules)
+        scratch = max(s.scratch for _, s in schedules)
+        lines.append(f"  activations    {format_bytes(arena)} in the arena of the largest region")
+        lines.append(f"  per worker     {format_bytes(scratch)} of scratch memory")
     return lines
 
 
@@ -56,6 +98,7 @@ def plan_document(plan: Plan, trace: Trace | None = None) -> dict[str, Any]:
         "regions": sum(isinstance(s, RegionStep) for s in plan.steps),
         "kernels": [{"label": c.label, "program": c.program.name, "nodes": list(c.origin)} for c in calls_of(plan)],
         "host_steps": dict(host_ops(plan)),
+        "host_reasons": [dict(zip(("op", "count", "why", "first"), r, strict=True)) for r in host_rows(plan)],
         "weight_bytes": weight_bytes(plan),
         "numerics": dict(plan.numerics),
         "source_sha256": plan.source_sha256,

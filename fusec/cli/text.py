@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,20 +33,31 @@ def _plain(x: Any) -> Any:
     return str(x)
 
 
-def print_table(title: str, columns: list[str], rows: Sequence[Sequence[object]], right: str = "") -> None:
-    """A table on stdout. `right` names, by position digit, the columns that align right: "12" is columns 1 and 2."""
+def print_table(
+    title: str, columns: list[str], rows: Sequence[Sequence[object]], right: str = "", *, err: bool = False
+) -> None:
+    """A table on stdout, or on stderr.
+
+    `right` names, by position digit, the columns that align right: "12" is columns 1 and 2.
+    """
     from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False, width=None if _is_terminal() else 140)
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    stream = sys.stderr if err else sys.stdout
+    # whoever pipes the output wants whole rows; a terminal has the width that it has
+    console = Console(highlight=False, file=stream, width=None if stream.isatty() else 10_000)
+    table = Table(box=box.SIMPLE_HEAD)
     for i, c in enumerate(columns):
         table.add_column(c, justify="right" if str(i) in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(printable(str(x))) for x in row))
-    console.print(table)
+    with console.capture() as capture:
+        console.print(f"[bold]{escape(printable(title))}[/bold]", soft_wrap=True)
+        console.print(table)
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    click.echo("\n".join(line for line in lines if line), err=err)
 
 
 def say(text: str) -> None:
@@ -53,10 +65,23 @@ def say(text: str) -> None:
     click.echo(printable(text), err=True)
 
 
-def _is_terminal() -> bool:
-    import sys
+def plural(count: int, thing: str) -> str:
+    """A count with its noun.
 
-    return sys.stdout.isatty()
+    >>> plural(1, "kernel"), plural(1200, "host step")
+    ('1 kernel', '1,200 host steps')
+    """
+    return f"{count:,} {thing}" + ("" if count == 1 else "s")
+
+
+def short_label(label: str, most: int = 5) -> str:
+    """The label of a group of many operators, cut in the middle.
+
+    >>> short_label("a+b+c+d+e+f+g")
+    'a+b+..(4)..+g'
+    """
+    ops = label.split("+")
+    return label if len(ops) <= most else f"{ops[0]}+{ops[1]}+..({len(ops) - 3})..+{ops[-1]}"
 
 
 def format_seconds(s: float) -> str:

@@ -52,7 +52,7 @@ def command(
     from fusec.measure.accuracy import compare
     from fusec.measure.oracles import float64_oracle, onnxruntime_oracle
 
-    del traceback, quiet
+    del traceback
     if is_plan(model):
         raise UsageError(
             "verify needs the model, since a plan holds no reference", hint="fusec verify MODEL.onnx --plan PLAN"
@@ -64,7 +64,7 @@ def command(
     names, worst = [v.name for v in session.outputs], dict[str, Any]()
     for s in range(seed, seed + seeds):
         given = read_inputs(inputs, [v.name for v in session.inputs])
-        feeds = complete_feeds(given, session.inputs, s, parse_dims(flags["dims"]))
+        feeds = complete_feeds(given, session.inputs, s, parse_dims(flags["dims"]), quiet or as_json or s > seed)
         for d in compare(names, session.run_list(feeds, names), oracle(feeds)):
             if d.name not in worst or d.required > worst[d.name].required:
                 worst[d.name] = d

@@ -18,17 +18,17 @@ def test_defaults_when_nothing_is_set() -> None:
 def test_values_are_typed() -> None:
     k = Knobs.read(
         {"FUSEC_NUM_THREADS": "4", "FUSEC_CACHE": "RO", "FUSEC_CACHE_MAX": "512MiB", "FUSEC_DUMP": "/tmp/d",
-         "FUSEC_DETERMINISTIC": "1", "FUSEC_MAX_MEMORY": "1.5GiB", "FUSEC_DEVICE": "cpu:generic", "FUSEC_TYPO": "x"}
+         "FUSEC_PROGRESS": "Plain", "FUSEC_MAX_MEMORY": "1.5GiB", "FUSEC_DEVICE": "cpu:generic", "FUSEC_TYPO": "x"}
     )  # fmt: skip
     assert (k.num_threads, k.cache, k.cache_max, k.dump) == (4, "ro", 512 << 20, Path("/tmp/d"))
-    assert (k.deterministic, k.device, k.unknown) == (True, "cpu:generic", ("FUSEC_TYPO",))
+    assert (k.device, k.unknown) == ("cpu:generic", ("FUSEC_TYPO",))
     assert k.limits.memory == 3 << 29
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
     [("NUM_THREADS", "0"), ("NUM_THREADS", "many"), ("CACHE", "readonly"), ("CACHE_MAX", "2 parsecs"), ("DEBUG", "7"),
-     ("DEVICE", "cpu:avx9"), ("DETERMINISTIC", "maybe"), ("PROGRESS", "loud"), ("MAX_NODES", "-1")],
+     ("DEVICE", "cpu:avx9"), ("PROGRESS", "loud"), ("MAX_NODES", "-1")],
 )  # fmt: skip
 def test_bad_values_name_the_variable(name: str, text: str) -> None:
     with pytest.raises(UsageError, match=f"FUSEC_{name}"):

@@ -145,7 +145,7 @@ def test_all_unknown_operators_in_one_error() -> None:
     ]
     m = model(nodes, [info("x")], [info("y")], domains=[("acme", 1)])
     error = fails(
-        UnsupportedError, m, "3 kinds", "acme::Foo (2x, first 'first_foo'", "acme::Bar", "NoSuchOp", "register"
+        UnsupportedError, m, "3 kinds", "acme::Foo (2x, first 'first_foo'", "acme::Bar", "NoSuchOp", "fusec.elementwise"
     )
     assert error.exit_code == 4
 

@@ -44,8 +44,16 @@ def test_an_op_of_a_package_is_imported_when_it_is_asked_for(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("entries", "text", "message"),
     [
-        ("twice = extra_ops", "1 / 0", "package 'extra' offers op 'twice', but loading 'extra_ops' fails: ZeroDivisionError"),
-        ("twice = absent_ops", "", "package 'extra' offers op 'twice', but loading 'absent_ops' fails: ModuleNotFoundError"),
+        (
+            "twice = extra_ops",
+            "1 / 0",
+            "package 'extra' offers op 'twice', but loading 'extra_ops' fails: ZeroDivisionError",
+        ),
+        (
+            "twice = absent_ops",
+            "",
+            "package 'extra' offers op 'twice', but loading 'absent_ops' fails: ModuleNotFoundError",
+        ),
         ("twice = extra_ops", "", "package 'extra' offers op 'twice', but 'extra_ops' declares none of that name"),
         ("relu = extra_ops", OP, "package 'extra' offers op 'relu', which fusec has itself"),
         ("twice = extra_ops", OP.replace('"twice"', '"relu"'), "op 'relu' is declared twice"),

@@ -12,6 +12,7 @@ from onnx.reference import ReferenceEvaluator
 from fusec.errors import ExecutionError, FusecError, UnsupportedError
 from fusec.host.compiled import compile_function
 from fusec.host.evaluator import can_run, own_ops
+from fusec.host.proto import read_proto
 from fusec.ir.graph import Node
 from fusec.ir.types import TensorType
 from fusec.ops.custom import find
@@ -37,10 +38,8 @@ class HostRunner:
         self.node = node
         self._op = str(node.attr("op_type"))
         self._origin = _printable(node.origin[0] if node.origin else self._op)
-        proto = onnx.NodeProto()
-        proto.ParseFromString(node.attr("proto"))
-        self._proto = proto
-        self._names = [*proto.input, *node.attr("captures", ())]
+        self._proto = read_proto(node)
+        self._names = [*self._proto.input, *node.attr("captures", ())]
         self._evaluators: dict[tuple[str, ...], ReferenceEvaluator] = {}
         self._check_functions()
 

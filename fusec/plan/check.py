@@ -103,6 +103,15 @@ class _Order:
         plan = self.plan
         for v in (*plan.inputs, *plan.outputs):
             self.typed(v)
+        for (name, _), w in plan.weights.items():
+            stored, kind = w.value.type, plan.values.get(name, w.value.type)
+            if (
+                not isinstance(kind, TensorType)
+                or not isinstance(stored, TensorType)
+                or kind.shape is None
+                or kind.size != stored.size
+            ):
+                _fail(f"weight {name!r} is {stored} and {kind}")
         for v in plan.inputs:
             if v.name in plan.aliases or v.name in self.weights:
                 _fail(f"input {v.name!r} is an alias or a weight as well")

@@ -38,6 +38,9 @@ def _declared(plan: Plan, w: PlanWeight) -> Value:
 
 def _logical(plan: Plan, w: PlanWeight) -> npt.NDArray[Any]:
     shape = [int(d) for d in w.value.shape if isinstance(d, int)]
-    array = w.array if w.layout.is_row_major else w.layout.unpack(w.array, shape)
     declared = [int(d) for d in _declared(plan, w).shape if isinstance(d, int)]
-    return array.reshape(declared)
+    try:
+        array = w.array if w.layout.is_row_major else w.layout.unpack(w.array, shape)
+        return array.reshape(declared)
+    except ValueError as e:
+        raise PlanError(f"weight {w.value.name!r} of the plan has the shape {shape}, its value {declared}: {e}") from e

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from fusec.errors import BugError
@@ -19,7 +20,7 @@ class Weights:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._stored = {key: aligned(w.array) for key, w in plan.weights.items()}
+        self._stored = {key: aligned(np.asarray(w.array)) for key, w in plan.weights.items()}
         self._addresses = {key: address_of(a) for key, a in self._stored.items()}
         self._layouts: dict[str, list[str]] = {}
         for name, layout in plan.weights:

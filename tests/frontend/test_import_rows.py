@@ -153,6 +153,21 @@ def test_shape_arithmetic_leaves_no_nodes() -> None:
     assert str(g.outputs[0].type) == "f32[N*S, 4]"
 
 
+@pytest.mark.parametrize(
+    "op", [("Mod", {"fmod": 1}), ("Mod", {}), ("Div", {}), ("Sub", {}), ("Max", {}), ("Min", {}), ("Equal", {})]
+)
+def test_arithmetic_on_small_constants_follows_the_operator(op: tuple[str, dict[str, int]]) -> None:
+    a, b = np.array([-7, 7, -6, 5], np.int64), np.array([2, 2, 4, 3], np.int64)
+    check([node(op[0], "a b", "t", **op[1]), node("Cast", "t", "u", to=I64), node("Mul", "u x", "y")],
+          {"x": np.arange(1, 5)}, {"a": a, "b": b}, symbolic=False)  # fmt: skip
+
+
+@pytest.mark.parametrize("op", ["ReduceProd", "ReduceSum"])
+def test_known_reductions_that_overflow_wrap_as_data(op: str) -> None:
+    big = np.full(4, 1 << 30, np.int32)
+    check([node(op, "a", "t", keepdims=0), node("Add", "t x", "y")], {"x": np.arange(3, dtype=np.int32)}, {"a": big})
+
+
 def test_shape_as_an_output_becomes_data() -> None:
     g = check([node("Shape", "x", "y", start=1)], {"x": f32(2, 3, 4)}, expected=[np.array([3, 4])])
     assert ops(g) == ["dims"]

@@ -78,7 +78,7 @@ def _divide(a: Extent, b: Extent) -> Extent | None:
 
 
 def _modulo(a: Extent, b: Extent) -> Extent | None:
-    return a % b if b != 0 and ((isinstance(b, int) and b > 0) or isinstance(b, Dim)) else None
+    return a % b if isinstance(b, Dim) or b > 0 else None
 
 
 def _flip(value: bool | None) -> int | None:
@@ -102,7 +102,6 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Extent | None], DType | None]] = {
     "Sub": (lambda a, b: a - b, None),
     "Mul": (lambda a, b: a * b, None),
     "Div": (_divide, None),
-    "Mod": (_modulo, None),
     "Neg": (lambda a: a * -1, None),
     "Abs": (lambda a: a if is_at_least(a, 0) else abs(a) if isinstance(a, int) else None, None),
     "Equal": (lambda a, b: _truth(is_equal(a, b)), DType.BOOL),
@@ -127,6 +126,13 @@ def _fold(fn: Callable[[Extent, Extent], Extent], first: Extent, more: Sequence[
 
 
 KNOWN_ROWS.update({("", k): partial(_elementwise, fn, result) for k, (fn, result) in _FUNCTIONS.items()})
+
+
+@known_row("Mod")
+def _mod(call: Call) -> KnownResult:
+    if call.attr("fmod", 0):
+        return None  # the sign of the dividend instead of the divisor's: rare enough to be data
+    return _elementwise(_modulo, None, call)
 
 
 @known_row("Cast")
@@ -262,7 +268,8 @@ def _reduce(call: Call) -> KnownResult:
         "ReduceMin": smaller,
     }
     value = _fold(folds[call.op_type], x.values[0], x.values[1:])
-    return (Known(x.dtype, (1,) * len(x.shape) if call.attr("keepdims", 1) else (), (value,)),)
+    shape = (1,) * len(x.shape) if call.attr("keepdims", 1) else ()
+    return _one(from_objects(x.dtype, np.full(shape, value, object)))
 
 
 @known_row("Split")

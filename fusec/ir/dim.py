@@ -174,6 +174,12 @@ def exact_quotient(a: Extent, b: Extent) -> Extent | None:
     return _make(out)
 
 
+def signed_parts(x: Extent) -> tuple[Extent, Extent]:
+    """(p, n) where x is p - n and no coefficient of either is negative: `N - 1` is (N, 1)."""
+    terms = _terms(x)
+    return _make((m, c) for m, c in terms if c > 0), _make((m, -c) for m, c in terms if c < 0)
+
+
 def linear(x: Extent, names: Iterable[str]) -> tuple[Extent, dict[str, Extent]] | None:
     """Split `x` into (rest, {name: coefficient}) where it is affine in `names`; None where it is not.
 
@@ -296,8 +302,21 @@ def _extreme(fn: str, a: Extent, b: Extent) -> Extent:
         return _apply(fn, a, b)
     if isinstance(difference := a - b, int):
         return a if (difference >= 0) == (fn == "max") else b
+    for x, y in ((a, b), (b, a)):
+        inner = _as_extreme(y)
+        if inner is not None and x in (inner.a, inner.b):
+            return y if inner.fn == fn else x  # max(x, max(x, z)) is max(x, z), and max(x, min(x, z)) is x
     first, second = sorted((a, b), key=str)
     return _make([((Atom(fn, first, second),), 1)])
+
+
+def _as_extreme(x: Extent) -> Atom | None:
+    """The max or min that a dimension is, where it is nothing else."""
+    if not isinstance(x, Dim) or len(x.terms) != 1:
+        return None
+    mono, coef = x.terms[0]
+    atom = mono[0] if coef == 1 and len(mono) == 1 else None
+    return atom if isinstance(atom, Atom) and atom.fn in ("max", "min") else None
 
 
 def _apply(fn: str, a: int, b: int) -> int:

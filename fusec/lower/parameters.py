@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, combinations, count, pairwise
 
-from fusec.ir.dim import FUNCTIONS, Dim, Extent, exact_quotient, linear, product, symbol, symbols_of
+from fusec.ir.dim import FUNCTIONS, Dim, Extent, exact_quotient, linear, product, signed_parts, symbol, symbols_of
 from fusec.ir.expr import Expr, Index, Load, Ref, rewrite, walk
 from fusec.lower.entries import is_axis
 from fusec.lower.finish import accesses_of, is_contraction, map_expressions
@@ -129,13 +129,20 @@ class _Parameters:
         parts = linear(x, axes)
         if parts is None:
             return self.structure(x)
-        total = self.number(parts[0], () if axes else self.folds)
+        total = self.offset(parts[0], () if axes else self.folds)
         for a in axes:
             c = parts[1].get(a, 0)
             inside = [b for b, d in parts[1].items() if b != a and d != c and exact_quotient(c, d) is not None]
             coefficient = self.number(c, [b for b in axes if b in inside])
             total = total + coefficient * symbol(self.axis_name[a])
         return total
+
+    def offset(self, c: Extent, inside: Sequence[str]) -> Extent:
+        """What is added to an index: what counts forwards less what counts backwards, for no parameter is negative."""
+        if isinstance(c, int):
+            return self.number(c, inside)
+        forwards, backwards = signed_parts(c)
+        return self.number(forwards, inside) - self.number(backwards, inside)
 
     def number(self, c: Extent, inside: Sequence[str]) -> Extent:
         """A coefficient or an offset; `inside` are the axes whose extents it may be the product of."""
@@ -144,9 +151,8 @@ class _Parameters:
             return found
         if isinstance(c, int) and c in SMALL:
             return c
-        if isinstance(c, int) and c < 0:
-            return self.parameter(-c) * -1
-        return self.parameter(c)
+        leading = c if isinstance(c, int) else c.terms[0][1]
+        return self.parameter(c) if leading > 0 else self.parameter(c * -1) * -1
 
     def structure(self, x: Extent) -> Extent:
         """A polynomial with functions of axes in it: rebuilt term by term."""

@@ -85,6 +85,25 @@ def test_substitution_of_everything_is_evaluation(pair: Pair, env: dict[str, int
 
 
 @settings(deadline=None)
+@given(extents(), extents(), envs)
+def test_extremes_absorb_what_they_are_made_of(p: Pair, q: Pair, env: dict[str, int]) -> None:
+    a, b = p[0], q[0]
+    for outer, inner in ((dim.maximum, dim.minimum), (dim.minimum, dim.maximum)):
+        assert outer(a, outer(a, b)) == outer(a, b)
+        assert outer(a, inner(a, b)) == a
+        assert evaluate(outer(a, b), env) == (max if outer is dim.maximum else min)(evaluate(a, env), evaluate(b, env))
+
+
+@settings(deadline=None)
+@given(extents())
+def test_signed_parts(pair: Pair) -> None:
+    plus, minus = dim.signed_parts(pair[0])
+    assert plus - minus == pair[0]
+    for part in (plus, minus):
+        assert part >= 0 if isinstance(part, int) else all(c > 0 for _, c in part.terms)
+
+
+@settings(deadline=None)
 @given(extents(2), st.sampled_from([2, 3, symbol("N"), symbol("N") * 4, symbol("N") * symbol("M")]))
 def test_exact_quotients(pair: Pair, b: Extent) -> None:
     assert exact_quotient(pair[0] * b, b) == pair[0]

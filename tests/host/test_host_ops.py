@@ -151,6 +151,17 @@ def test_scatters(reduction: str) -> None:
     judge("ScatterND", [f32(4, 3), np.array([[1], [-1]]), f32(2, 3)], reduction=reduction, opset=opset)
 
 
+@pytest.mark.parametrize("reduction", ["none", "add", "mul", "max", "min"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_scatter_of_whole_rows(reduction: str, axis: int) -> None:
+    """One index for all of a row, as graph networks have it, is a path of its own."""
+    rows = np.array([3, -1, 0, 3, 1, 3])
+    shape = (6, 3, 2) if axis == 0 else (5, 6, 2)
+    indices = np.broadcast_to(rows.reshape([-1 if d == axis else 1 for d in range(3)]), shape)
+    x = f32(5, 3, 2) if axis == 0 else f32(5, 4, 2)
+    judge("ScatterElements", [x, np.ascontiguousarray(indices), f32(*shape)], axis=axis, reduction=reduction, opset=18)
+
+
 @pytest.mark.parametrize("opset", [10, 13])
 def test_old_quantisation(opset: int) -> None:
     attrs = {"axis": 1} if opset >= 13 else {}

@@ -38,9 +38,39 @@ def _wrapped(indices: Array, size: int, op: str) -> Array:
 def _elements(inputs: Sequence[Any], attrs: Mapping[str, Any], _opset: int, _outputs: int) -> Sequence[Any]:
     x, indices, updates = inputs
     axis = int(attrs.get("axis", 0)) % max(x.ndim, 1)
+    rows = _rows(x, indices, axis)
+    if rows is not None:
+        rows = _wrapped(rows, x.shape[axis], "ScatterElements")
+        out = x.copy()
+        _put_rows(np.moveaxis(out, axis, 0), rows, np.moveaxis(updates, axis, 0), _reduction(attrs))
+        return (out,)
     where = list(np.indices(indices.shape, sparse=True))
     where[axis] = _wrapped(indices, x.shape[axis], "ScatterElements")
     return (_put(x.copy(), tuple(where), updates, _reduction(attrs)),)
+
+
+def _rows(x: Array, indices: Array, axis: int) -> Array | None:
+    """The places along `axis`, where each is that of a whole row: graph networks expand one index per edge."""
+    if (
+        x.ndim < 2
+        or not indices.size
+        or any(n != m for d, (n, m) in enumerate(zip(x.shape, indices.shape)) if d != axis)
+    ):
+        return None
+    first = indices[tuple(slice(None) if d == axis else slice(1) for d in range(x.ndim))]
+    return np.asarray(first.reshape(-1)) if (indices == first).all() else None
+
+
+def _put_rows(out: Array, rows: Array, updates: Array, reduction: str) -> None:
+    """Rows of one place are reduced together, in their order, instead of element by element."""
+    if reduction == "none":
+        out[rows] = updates
+        return
+    order = np.argsort(rows, kind="stable")
+    rows = rows[order]
+    starts = np.flatnonzero(np.concatenate([[True], rows[1:] != rows[:-1]]))
+    at = rows[starts]
+    out[at] = _AT[reduction](out[at], _AT[reduction].reduceat(updates[order], starts, axis=0))
 
 
 def _nd(inputs: Sequence[Any], attrs: Mapping[str, Any], _opset: int, _outputs: int) -> Sequence[Any]:

@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+JOBS   ?= 2
 
 .PHONY: demo test lint types imports pytest models bench clean
 
@@ -34,7 +35,7 @@ models: $(VENV)/test.stamp
 	$(BIN)/python -m bench.models.fetch
 
 pytest: $(VENV)/test.stamp models
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 bench: $(VENV)/test.stamp
 	$(BIN)/python -m bench.speed

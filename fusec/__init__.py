@@ -9,6 +9,7 @@ Every name below is loaded on first use, so that `import fusec` costs next to no
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,13 @@ if TYPE_CHECKING:
         UnsupportedError,
         UsageError,
     )
-    from fusec.inference_session import InferenceSession, SessionOptions
+    from fusec.inference_session import (
+        ExecutionMode,
+        GraphOptimizationLevel,
+        InferenceSession,
+        SessionOptions,
+        get_available_providers,
+    )
     from fusec.ir.graph import Graph
     from fusec.knobs import Limits
     from fusec.ops.custom import elementwise, where
@@ -41,6 +48,9 @@ _HOMES = {
     "Session": "fusec.runtime.session",
     "InferenceSession": "fusec.inference_session",
     "SessionOptions": "fusec.inference_session",
+    "GraphOptimizationLevel": "fusec.inference_session",
+    "ExecutionMode": "fusec.inference_session",
+    "get_available_providers": "fusec.inference_session",
     "Graph": "fusec.ir.graph",
     "Limits": "fusec.knobs",
     "elementwise": "fusec.ops.custom",
@@ -62,8 +72,10 @@ __all__ = [
     "CheckFailed",
     "CompileError",
     "ExecutionError",
+    "ExecutionMode",
     "FusecError",
     "Graph",
+    "GraphOptimizationLevel",
     "InferenceSession",
     "InputError",
     "Limits",
@@ -78,6 +90,7 @@ __all__ = [
     "__version__",
     "compile",
     "elementwise",
+    "get_available_providers",
     "load",
     "where",
 ]
@@ -86,7 +99,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
-        raise AttributeError(f"module 'fusec' has no attribute {name!r}")
+        raise AttributeError(f"module 'fusec' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
     value = getattr(import_module(home), name)
     globals()[name] = value
     return value

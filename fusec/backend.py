@@ -25,6 +25,9 @@ class BackendRep(OnnxBackendRep):
     def __init__(self, session: Session) -> None:
         self.session = session
 
+    def __repr__(self) -> str:
+        return f"BackendRep({self.session!r})"
+
     def run(self, inputs: Any, **_: Any) -> tuple[Any, ...]:
         """Run with inputs in the order of the graph's inputs, one array, or a mapping by name; outputs in graph order."""
         names = [v.name for v in self.session.inputs]

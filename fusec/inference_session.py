@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any
 
 import numpy.typing as npt
@@ -33,6 +34,23 @@ class NodeArg:
     name: str
     shape: list[int | str | None] | None
     type: str
+
+
+class GraphOptimizationLevel(IntEnum):
+    """onnxruntime's levels; fusec fuses at every level but the lowest."""
+
+    ORT_DISABLE_ALL = 0
+    ORT_ENABLE_BASIC = 1
+    ORT_ENABLE_EXTENDED = 2
+    ORT_ENABLE_LAYOUT = 3
+    ORT_ENABLE_ALL = 99
+
+
+class ExecutionMode(IntEnum):
+    """onnxruntime's modes; the worker team makes no difference between them."""
+
+    ORT_SEQUENTIAL = 0
+    ORT_PARALLEL = 1
 
 
 @dataclass
@@ -131,6 +149,9 @@ class InferenceSession:
     def get_providers(self) -> list[str]:
         """Where it runs."""
         return list(PROVIDERS)
+
+    def __repr__(self) -> str:
+        return f"InferenceSession({self._session!r})"
 
     def get_provider_options(self) -> dict[str, dict[str, str]]:
         """Options per provider: none."""

@@ -111,6 +111,8 @@ def read_array(path: Path, name: str) -> npt.NDArray[Any]:
         return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
     except KeyError as e:
         raise InputError(f"{path} holds no tensor {name!r}", input=name, path=str(path)) from e
+    except FileNotFoundError as e:
+        raise InputError(f"no such file: {str(path)!r}", input=name, path=str(path)) from e
     except Exception as e:  # numpy and safetensors raise many kinds for a damaged file
         raise InputError(f"cannot read {path}: {e}", input=name, path=str(path)) from e
 

@@ -21,7 +21,6 @@ _MAGIC: tuple[tuple[bytes, str, str | None], ...] = (
     (b"\x89PNG", "a PNG image", None),
     (b"\xff\xd8\xff", "a JPEG image", None),
     (b"PK\x03\x04", "a zip archive, such as a PyTorch .pt file", "export it with torch.onnx.export"),
-    (b"FPLAN", "a fusec plan", "run it with `fusec run`, or `fusec.load`"),
     (b"\x89HDF", "an HDF5 file", "convert the Keras model with tf2onnx"),
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
     (b"ftrtx", "a TensorRT engine", None),
@@ -88,6 +87,12 @@ def _parse(data: bytes, folder: Path | None, path: str) -> Loaded:
     where = repr(clean(path)) if path else "the model"
     if not data:
         raise ModelError(f"{where} is empty", hint="was the download or the export cut off?", path=path or None)
+    if data.startswith(b"PK\x03\x04") and data[30:43] == b"manifest.json":  # the name of a zip's first entry
+        raise ModelError(
+            f"{where} is a fusec plan, not an ONNX model",
+            hint="it is compiled already: open it with fusec.load or `fusec run`",
+            path=path or None,
+        )
     for magic, kind, hint in _MAGIC:
         if data.startswith(magic):
             raise ModelError(f"{where} is {kind}, not an ONNX model", hint=hint, path=path or None)

@@ -64,7 +64,7 @@ def layout(sizes: Mapping[str, tuple[int, int]]) -> tuple[list[Entry], list[byte
 def parse(data: memoryview) -> dict[str, Entry]:
     """The entries of a container. PlanError names what is wrong; contents are not checked here."""
     if len(data) < _END.size or bytes(data[:2]) != b"PK":
-        raise PlanError("not a plan file: it does not start like one")
+        raise PlanError("not a plan file: it does not start like one", hint="plans are made by `fusec compile`")
     sizes, position = dict[str, tuple[int, int]](), 0
     while True:
         if position + 4 > len(data):

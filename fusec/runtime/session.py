@@ -142,6 +142,17 @@ class Session:
         """
         return self._steps.binding(step, self._steps.symbols(self._checked(feeds)).values)
 
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> str:
+        """Write the plan to a file that `fusec.load` reads; its SHA-256. An existing file is replaced only with `force`.
+
+        Raises:
+            UsageError: the file exists or its folder does not.
+            ResourceError: the disk refuses.
+        """
+        from fusec.plan.file import save
+
+        return save(self.plan, path, force=force)
+
     def __call__(self, *arrays: Any) -> Any:
         """Run on positional inputs; the output itself where there is one, else a list."""
         out = self.run_list(arrays)

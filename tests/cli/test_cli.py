@@ -120,7 +120,7 @@ def test_json_is_one_document(folder: Path, arguments: tuple[str, ...]) -> None:
         (("run", "mlp.onnx", "--max-memory", "lots"), 2, "not a size"),
         (("run", "mlp.onnx", "-i", "x"), 2, "NAME"),
         (("run", "mlp.onnx", "-i", "z=@x.npy"), 5, "unknown input 'z'"),
-        (("run", "mlp.onnx", "-i", "x=@none.npy"), 5, "cannot read"),
+        (("run", "mlp.onnx", "-i", "x=@none.npy"), 5, "no such file"),
         (("run", "mlp.onnx", "-i", "x=@mlp.onnx"), 5, "cannot read"),
         (("run", "mlp.onnx", "-i", "x=@wrong.npy"), 5, "x"),
         (("run", "mlp.onnx", "-i", "x=@double.npy"), 5, "float32"),

@@ -51,8 +51,8 @@ class Lives:
 
 def find_lives(region: BoundRegion, tasks: Tasks, a: Assignment, clock: IntArray) -> Lives:
     """Collect the uses of every temporary that has any."""
-    number = {b.name: i for i, b in enumerate(region.temps) if b.bytes}
-    names = tuple(number)
+    names = tuple(b.name for b in region.temps if b.bytes)
+    number = {name: i for i, name in enumerate(names)}
     pairs = dict.fromkeys((number[x.buffer], x.call) for x in tasks.accesses if x.buffer in number)
     parts = [np.arange(tasks.bounds[c], tasks.bounds[c + 1]) for _, c in pairs]
     buffer = np.repeat(np.array([b for b, _ in pairs], np.int64), [len(p) for p in parts])

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusec.errors import InputError, UsageError, nearest
+from fusec.knobs import Limits
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -123,10 +124,11 @@ def complete_feeds(
     seed: int,
     dims: Mapping[str, int],
     quiet: bool = False,
+    limits: Limits | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
     """Given inputs, and seeded ones for the rest; symbols that given arrays fix hold for the others too.
 
-    Sizes that nothing fixes are 1; a line on stderr says so, unless `quiet`.
+    Sizes that nothing fixes are 1; a line on stderr says so, unless `quiet`. ResourceError beyond the limits.
     """
     from fusec.cli.text import say
     from fusec.ir.dim import Dim
@@ -150,6 +152,6 @@ def complete_feeds(
         if isinstance(value, np.ndarray):
             out[v.name] = value
         else:
-            made = random_array(v, rng, sizes)
+            made = random_array(v, rng, sizes, limits)
             out[v.name] = made if value is None else np.full_like(made, value)
     return out

@@ -55,7 +55,8 @@ def command(
     opened = open_session(model, make_options(**flags), threads)
     session = opened.session
     given = read_inputs(inputs, [v.name for v in session.inputs])
-    feeds = complete_feeds(given, session.inputs, seed, parse_dims(flags["dims"]), quiet or as_json)
+    dims, silent = parse_dims(flags["dims"]), quiet or as_json
+    feeds = complete_feeds(given, session.inputs, seed, dims, silent, session.limits)
     times = []
     for _ in range(iters):
         start = time.perf_counter()

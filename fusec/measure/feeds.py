@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from fusec.errors import UsageError
 from fusec.ir.dim import Dim, evaluate
 from fusec.ir.graph import Value
 from fusec.ir.types import DType, TensorType
+from fusec.knobs import Knobs, Limits
 
 DEFAULT_DIM = 1
 """What a symbolic dimension is where nobody says: most are batch sizes."""
@@ -25,13 +27,17 @@ def random_feeds(
     return {v.name: random_array(v, rng, sizes) for v in inputs}
 
 
-def random_array(v: Value, rng: np.random.Generator, sizes: Mapping[str, int]) -> npt.NDArray[Any]:
-    """One input. UsageError for values that are not tensors of numbers."""
+def random_array(
+    v: Value, rng: np.random.Generator, sizes: Mapping[str, int], limits: Limits | None = None
+) -> npt.NDArray[Any]:
+    """One input. UsageError for values that are not tensors of numbers, ResourceError for those beyond the limits."""
     if not isinstance(v.type, TensorType) or v.type.shape is None or v.type.dtype is DType.STRING:
         raise UsageError(
             f"cannot make up a value of {v.name!r}: {v.type}", hint=f"give it with --input {v.name}=@file.npy"
         )
     shape = tuple(_size(d, sizes) for d in v.shape)
+    limits = limits or Knobs.read().limits
+    limits.check_bytes(prod(shape) * v.dtype.itemsize, f"input {v.name!r} of shape {list(shape)}")
     match v.dtype:
         case DType.BOOL:
             return rng.random(shape) < 0.5

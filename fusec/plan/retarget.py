@@ -25,7 +25,10 @@ def retarget(plan: Plan, target: Target) -> Plan:
         if w.value.name not in weights:
             weights[w.value.name] = Weight(_declared(plan, w), _logical(plan, w), w.recipe)
     graph = Graph(plan.name, plan.inputs, plan.outputs, (), weights)
-    packed = pack_weights(graph, plan.steps, kernels, plan.aliases)
+    try:
+        packed = pack_weights(graph, plan.steps, kernels, plan.aliases)
+    except ValueError as e:
+        raise PlanError(f"a weight of the plan has another shape than its program: {e}") from e
     return replace(plan, target=target, kernels=kernels, weights=packed)
 
 

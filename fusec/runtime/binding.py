@@ -20,6 +20,7 @@ from fusec.runtime.frame import CallCode, Frame, Image, make_image, place
 from fusec.runtime.team import Driver, Team
 from fusec.runtime.weights import Weights
 from fusec.schedule.bind import schedule_region
+from fusec.schedule.inside import check_region
 from fusec.schedule.region import BoundRegion, bind_calls
 from fusec.schedule.schedule import Schedule
 
@@ -55,6 +56,7 @@ class Planner:
         region = bind_calls(step, plan.kernels, symbols, plan.values, plan.root)
         _check_buffers(region)
         self.limits.check_bytes(_least_bytes(region), what)
+        check_region(region)
         schedules = self._schedules(region)
         inputs = tuple(dict.fromkeys(plan.root(v) for v in step.inputs))
         outputs = tuple(n for n, b in region.buffers.items() if b.role == "output")

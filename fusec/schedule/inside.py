@@ -11,10 +11,11 @@ from math import prod
 
 import numpy as np
 
-from fusec.errors import BugError
+from fusec.errors import BugError, ResourceError
 from fusec.ir.dim import Extent, substitute, symbols_of
 from fusec.ir.interval import LARGEST, Interval, interval
 from fusec.kernels.kernel import BoundKernel, Entry, IntArray
+from fusec.schedule.region import BoundRegion
 
 MOST_TILES = 1 << 22
 """Tiles of one call: more would take seconds to plan."""
@@ -24,8 +25,17 @@ MOST_COUNTED = 1 << 20
 """Points up to which an index is evaluated everywhere where its bounds alone do not show that it is inside."""
 
 
+def check_region(region: BoundRegion) -> None:
+    """BugError naming call and operand where a kernel of a region may leave its operands; equal ones are checked once."""
+    for call in {id(c.kernel): c for c in reversed(region.calls)}.values():
+        check_inside(call.kernel, call.label)
+
+
 def check_inside(bound: BoundKernel, label: str) -> None:
-    """BugError naming the call `label` and the operand where an access may leave the operand, or sizes make no sense."""
+    """BugError naming the call `label` and the operand where an access may leave the operand, or sizes make no sense.
+
+    ResourceError where there are too many tiles to plan.
+    """
     try:
         _Check(bound).run()
     except KeyError as e:
@@ -54,7 +64,7 @@ class _Check:
             if min(shape, default=0) < 0 or prod(shape) * o.dtype.itemsize >= LARGEST:
                 raise BugError(f"operand {o.name} has the shape {list(shape)}")
         if bound.tiles > MOST_TILES:
-            raise BugError(f"{bound.tiles} tiles of {bound.tile} in {bound.extents}; {MOST_TILES} are possible")
+            raise ResourceError(f"{bound.tiles} tiles of {bound.tile} in {bound.extents}; {MOST_TILES} are possible")
         part = bound.extents | bound.tile
         for stage in self.program.stages:
             points = prod(max(1, part[a]) for a in (*stage.axis_names, *(f.name for f in stage.folds)))

@@ -8,12 +8,11 @@ from functools import cached_property
 from math import prod
 from typing import Protocol
 
-from fusec.errors import BugError
+from fusec.errors import BugError, ResourceError
 from fusec.ir.dim import Extent, evaluate
 from fusec.ir.interval import LARGEST
 from fusec.ir.types import DType, TensorType, Type
 from fusec.kernels.kernel import BoundKernel, Call, Kernel
-from fusec.schedule.inside import check_inside
 
 ALIGNMENT = 64
 """Every buffer starts on a cache line of its own, so its bytes are rounded up to one."""
@@ -111,7 +110,6 @@ def bind_calls(
         bound = known.get((id(kernel), params))
         if bound is None:
             bound = known[id(kernel), params] = kernel.bind(dict(params))
-            check_inside(bound, call.label)
         roles = {o.name: o.role for o in call.program.operands}
         buffers = {o: root(value) for o, value in call.operands if roles[o] not in ("scalar", "local")}
         calls.append(BoundCall(call, choice, bound, buffers))
@@ -142,7 +140,10 @@ def _buffers(
         role = "input" if name in given else "weight" if name not in written else "output" if name in kept else "temp"
         if name not in out:
             out[name] = _buffer(name, role, values.get(name), symbols)
-        shape = call.kernel.shape(operand.name)
+        try:
+            shape = call.kernel.shape(operand.name)
+        except ZeroDivisionError as e:
+            raise BugError(f"{call.label}: the shape of {operand.name} divides by zero", node=call.label) from e
         size = prod(shape) * operand.dtype.itemsize
         if role != "weight" and (size != out[name].used or operand.dtype is not out[name].dtype):
             raise BugError(
@@ -170,6 +171,8 @@ def _number(x: Extent, symbols: Mapping[str, int], what: str) -> int:
         raise BugError(f"{what} is {x}, but symbol {e.args[0]!r} has no value") from e
     except ZeroDivisionError as e:
         raise BugError(f"{what} is {x}, a division by zero with {dict(symbols)}") from e
-    if not 0 <= value < LARGEST:
+    if value >= LARGEST:
+        raise ResourceError(f"{what} would be {value}")
+    if value < 0:
         raise BugError(f"{what} is {value}", hint=f"{x} with {dict(symbols)}" if symbols else None)
     return value

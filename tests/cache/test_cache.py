@@ -275,3 +275,31 @@ def test_importing_it_is_cheap() -> None:
     code = "import sys, fusec.cache; print('platformdirs' in sys.modules, 'numpy' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["False", "False"]
+
+
+def test_no_flipped_bit_reaches_the_loader(tmp_path: Path) -> None:
+    """A damaged object is rebuilt, whichever bit it is: LLVM would crash on it."""
+    import random
+
+    from fusec.ir.expr import Load
+    from fusec.ir.types import DType
+    from fusec.kernels.cpu.build import build_all
+    from fusec.kernels.cpu.emit import class_key
+    from fusec.kernels.kernel import Kernel, StageTiling, Tiling
+    from fusec.target import host
+    from fusec.tile.text import parse_program
+
+    program = parse_program("program p(N)\ntask i: N\ninput x: f32[N]\noutput y: f32[N]\nstage i\n  y[i] = x[i] + x[i]")
+    assert any(isinstance(x, Load) and x.dtype is DType.F32 for x in program.stages[0].loads())
+    kernel = Kernel(program, Tiling((), (StageTiling("nest", "i"),)))
+    cache, key = ObjectCache(tmp_path / "c"), class_key(kernel, host())
+    good = build_all([kernel], host(), cache)[key]
+    (entry,) = entries(tmp_path / "c")
+    data, rng = entry.read_bytes(), random.Random(7)
+    for _ in range(100):
+        at, bit = rng.randrange(len(data)), rng.randrange(8)
+        entry.write_bytes(data[:at] + bytes([data[at] ^ (1 << bit)]) + data[at + 1 :])
+        fresh = ObjectCache(tmp_path / "c")
+        assert all(fresh.get(name) is None for name in [key]), (at, bit)
+        assert build_all([kernel], host(), fresh)[key] == good
+        assert entry.read_bytes() == data

@@ -37,7 +37,7 @@ def sealed(bodies: Bodies) -> bytes:
     """A plan file whose hashes, sizes and checksums fit its entries."""
     manifest = msgspec.json.decode(bodies[MANIFEST])
     for section in manifest["sections"]:
-        body = bodies.get(section["name"], b"")
+        body = bodies.get(str(section["name"]), b"")
         chunks = range(0, len(body), 4 << 20) if section["chunks"] else ()
         section["chunks"] = [hashlib.sha256(body[i : i + (4 << 20)]).hexdigest() for i in chunks]
         section |= {"size": len(body), "sha256": hashlib.sha256(body).hexdigest()}

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from fusec.ir.dim import product
 from fusec.ir.graph import Node, Value
 from fusec.ir.types import TensorType
-from fusec.ops import op as ops
 from fusec.ops.op import Kind
-from fusec.rewrite.fused import Verdict
+from fusec.rewrite.fused import Verdict, kind_of
 from fusec.target import Target
 
 MAX_CONTRACTIONS = 2
@@ -25,10 +24,20 @@ ASKS_ALL = frozenset(["concat", "pad", "gather", "gather_elements", "gather_nd"]
 """Ops that ask their inputs at places outside or read from memory: folds cannot be asked so."""
 
 
+KEEPS_PLACES = frozenset(["transpose", "identity"])
+"""Views whose elements lie at their own places of the input, so that an index outside is outside there, too."""
+
+
+PLAIN = frozenset([Kind.ELEMENTWISE, Kind.VIEW])
+"""Kinds of nodes that are taken in any number, where nothing else is among them."""
+
+
 def accepts(nodes: Sequence[Node], outputs: Sequence[Value], target: Target | None = None) -> Verdict:
     """Whether nodes (in topological order) that store `outputs` can be one kernel."""
     del target  # all CPU levels have the same templates
-    for check in (_native, _contractions, _after_folds, _reshapes, _panels):
+    if len(outputs) == 1 and all(kind_of(n.op) in PLAIN for n in nodes):
+        return _native(nodes, outputs)
+    for check in (_native, _contractions, _after_folds, _gathers, _reshapes, _panels):
         verdict = check(nodes, outputs)
         if not verdict.ok:
             return verdict
@@ -40,16 +49,17 @@ TAKEN = Verdict(True, "a template takes it")
 
 def _native(nodes: Sequence[Node], _: Sequence[Value]) -> Verdict:
     for n in nodes:
-        if ops.get(n.op).kind is Kind.OPAQUE:
+        if n.op == "opaque":
             return Verdict(False, f"{n.op} runs on the host")
         for v in (*n.operands, *n.outputs):
-            if not isinstance(v.type, TensorType) or v.type.shape is None or not v.type.dtype.is_native:
+            t = v.type
+            if not isinstance(t, TensorType) or t.shape is None or not t.dtype.is_native:
                 return Verdict(False, f"{v} is not what kernels compute on")
     return TAKEN
 
 
 def _contractions(nodes: Sequence[Node], _: Sequence[Value]) -> Verdict:
-    products = [n for n in nodes if ops.get(n.op).kind is Kind.CONTRACTION]
+    products = [n for n in nodes if kind_of(n.op) is Kind.CONTRACTION]
     if len(nodes) == 1 or not products:
         return TAKEN
     weight = sum(2 if n.op == "attention" else 1 for n in products)
@@ -75,9 +85,28 @@ def _after_folds(nodes: Sequence[Node], _: Sequence[Value]) -> Verdict:
     return TAKEN
 
 
+def _gathers(nodes: Sequence[Node], _: Sequence[Value]) -> Verdict:
+    """What is gathered from has the table's own range: an index outside is noticed where it is loaded, and only there."""
+    maker = {v.name: n for n in nodes for v in n.outputs}
+    todo = [n.operands[0] for n in nodes if kind_of(n.op) is Kind.GATHER]
+    seen: set[str] = set()
+    while todo:
+        v = todo.pop()
+        n = maker.get(v.name)
+        if n is None or v.name in seen:
+            continue
+        seen.add(v.name)
+        same_bytes = n.op == "reshape" and n.operands[0].name not in maker
+        if kind_of(n.op) in (Kind.ELEMENTWISE, Kind.GATHER) or n.op in KEEPS_PLACES or same_bytes:
+            todo += n.operands
+        else:
+            return Verdict(False, f"an index outside of {v} would not be noticed behind its {n.op}")
+    return TAKEN
+
+
 def _reshapes(nodes: Sequence[Node], outputs: Sequence[Value]) -> Verdict:
     """In a contraction's group an index must stay affine without cutting its columns or its sum in two."""
-    if not any(ops.get(n.op).kind is Kind.CONTRACTION for n in nodes):
+    if not any(kind_of(n.op) is Kind.CONTRACTION for n in nodes):
         return TAKEN
     made = {v.name for n in nodes for v in n.outputs}
     for n in nodes:
@@ -95,7 +124,7 @@ def _reshapes(nodes: Sequence[Node], outputs: Sequence[Value]) -> Verdict:
 def _panels(nodes: Sequence[Node], _: Sequence[Value]) -> Verdict:
     """What a contraction leaves for another fold is kept whole, per row."""
     for n in nodes:
-        if ops.get(n.op).kind is not Kind.CONTRACTION or len(nodes) == 1:
+        if kind_of(n.op) is not Kind.CONTRACTION or len(nodes) == 1:
             continue
         columns = n.outputs[0].shape[-1]
         after = _descendants(nodes, {n.outputs[0].name})
@@ -115,7 +144,7 @@ def _outputs(nodes: Sequence[Node], outputs: Sequence[Value]) -> Verdict:
     for v in outputs:
         if v.shape != main.shape and not _has_index(nodes, v, needed):
             return Verdict(False, f"{v} has no index in common with {main}")
-    reached = _descendants(nodes, {v.name for n in nodes if ops.get(n.op).kind is Kind.CONTRACTION for v in n.outputs})
+    reached = _descendants(nodes, {v.name for n in nodes if kind_of(n.op) is Kind.CONTRACTION for v in n.outputs})
     for v in outputs:
         if reached and v.name not in reached:
             return Verdict(False, f"{v} leaves a contraction's group without coming from its result")
@@ -128,7 +157,7 @@ def _has_index(nodes: Sequence[Node], v: Value, needed: set[str]) -> bool:
     node = next((n for n in nodes if any(v.name == o.name for o in n.outputs)), None)
     if node is None:
         return False
-    kind = ops.get(node.op).kind
+    kind = kind_of(node.op)
     if kind is Kind.REDUCTION:
         return _has_index(nodes, node.operands[0], needed)
     same = [x for x in node.operands if x.shape == v.shape]
@@ -150,7 +179,7 @@ def splits(coarse: Sequence[object], fine: Sequence[object]) -> bool:
 
 
 def _folds(n: Node) -> bool:
-    return ops.get(n.op).kind in (Kind.REDUCTION, Kind.CONTRACTION)
+    return kind_of(n.op) in (Kind.REDUCTION, Kind.CONTRACTION)
 
 
 def _descendants(nodes: Sequence[Node], start: set[str]) -> set[str]:

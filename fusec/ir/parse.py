@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -41,7 +42,7 @@ def parse_graph(text: str, weights: Mapping[str, npt.NDArray[Any]] | None = None
 
     PlanError naming the line where the text is not a graph.
     """
-    return _Parser(text, weights or {}).graph()
+    return GraphParser(text, weights or {}).graph()
 
 
 def scan_recipe(recipe: str) -> bool:
@@ -50,7 +51,9 @@ def scan_recipe(recipe: str) -> bool:
     return m is not None and bool(recipe) and recipe == recipe.strip() and recipe[0] != '"' and recipe.isprintable()
 
 
-class _Parser:
+class GraphParser:
+    """One method per rule of the grammar; each reads from where the one before it stopped, and fails with the line."""
+
     def __init__(self, text: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         self.text = text
         self.at = 0
@@ -58,48 +61,59 @@ class _Parser:
         self.values: dict[str, Value] = {}
 
     def graph(self) -> Graph:
+        """The whole text as a graph."""
+        nodes: list[Node] = []
+        whole = self.whole(lambda: nodes.append(self.node()))
+        return replace(whole, nodes=tuple(nodes))
+
+    def whole(self, statement: Callable[[], None]) -> Graph:
+        """The whole text as a graph without its nodes: `statement` reads what is neither a weight nor the return."""
         self.word("graph")
         name = self.name()
         self.expect("(")
         inputs = tuple(self.listed(self.declared, ")"))
         self.expect("{")
         weights: dict[str, Weight] = {}
-        nodes: list[Node] = []
         while not self.accept_word("return"):
             if self.accept_word("weight"):
                 w = self.weight()
                 weights[w.value.name] = w
             else:
-                nodes.append(self.node())
+                statement()
         outputs = tuple(self.listed(self.known, "}"))
         self.blank()
         if self.at != len(self.text):
             self.fail("text follows the graph")
-        return Graph(name, inputs, outputs, tuple(nodes), weights)
+        return Graph(name, inputs, outputs, (), weights)
 
     # statements
 
     def declared(self) -> Value:
+        """A value with its type, where it is declared."""
         name = self.name()
         self.expect(":")
         return self.declare(Value(name, self.type()))
 
     def declare(self, v: Value) -> Value:
+        """Make a value known. PlanError where its name is taken."""
         if v.name in self.values:
             self.fail(f"{v.name!r} is declared twice")
         self.values[v.name] = v
         return v
 
     def known(self) -> Value:
+        """A value that was declared before, by name."""
         name = self.name()
         if name not in self.values:
             self.fail(f"{name!r} is not declared", hint=nearest(name, list(self.values)))
         return self.values[name]
 
     def operand(self) -> Value | None:
+        """A known value, or None for the word `none`."""
         return None if self.accept_word("none") else self.known()
 
     def node(self) -> Node:
+        """A node with its outputs, attributes, operands and origin."""
         start = self.at
         targets = [self.target()]
         while self.accept(","):
@@ -122,10 +136,12 @@ class _Parser:
         return Node(op, operands, outputs, tuple(attrs), origin)
 
     def target(self) -> tuple[str, Type | None]:
+        """The name of an output, and its type where one is written."""
         name = self.name()
         return name, self.type() if self.accept(":") else None
 
     def keyword(self) -> tuple[str, Attr]:
+        """An attribute with its name."""
         key = self.match(_NAME, "the name of an attribute")
         self.expect("=")
         return key, self.attr()
@@ -133,6 +149,7 @@ class _Parser:
     def infer(
         self, op: str, operands: tuple[Value | None, ...], attrs: list[tuple[str, Attr]], count: int, start: int
     ) -> list[Type]:
+        """The types that the op's rule gives to outputs that are written without."""
         from fusec.ops.op import get  # only text written by hand leaves types out
 
         try:
@@ -145,6 +162,7 @@ class _Parser:
         return list(types)
 
     def weight(self) -> Weight:
+        """A weight with its recipe and its array, after the word `weight`."""
         v = self.declared()
         recipe = f"init({json.dumps(v.name)})"
         if self.accept("="):
@@ -157,6 +175,7 @@ class _Parser:
         return Weight(v, array, recipe)
 
     def given(self, name: str, t: TensorType) -> npt.NDArray[Any]:
+        """The array of a weight that is not written out."""
         if name not in self.arrays:
             self.fail(f"weight {name!r} is not written out, and no array of that name was given")
         array = self.arrays[name]
@@ -165,6 +184,7 @@ class _Parser:
         return array
 
     def data(self, name: str, t: TensorType) -> npt.NDArray[Any]:
+        """The array of a weight that is written out, after its bracket."""
         shape = tuple(int(str(d)) for d in t.dims)
         if self.accept_word("random"):
             self.expect("(")
@@ -185,6 +205,7 @@ class _Parser:
     # attributes
 
     def attr(self, depth: int = 0) -> Attr:
+        """The value of an attribute."""
         self.blank()
         if depth > DEEPEST:
             self.fail("attributes are nested too deep")
@@ -208,10 +229,12 @@ class _Parser:
     # tokens
 
     def blank(self) -> None:
+        """Skip blanks, newlines, semicolons and comments."""
         m = _BLANK.match(self.text, self.at)
         self.at = m.end() if m else self.at
 
     def match(self, pattern: re.Pattern[str], what: str) -> str:
+        """What a pattern matches here; `what` says in the error what was expected."""
         self.blank()
         m = pattern.match(self.text, self.at)
         if m is None or not m[0]:
@@ -220,6 +243,7 @@ class _Parser:
         return m[0]
 
     def name(self) -> str:
+        """An identifier that is no reserved word, or a string."""
         self.blank()
         if self.text[self.at : self.at + 1] == '"':
             return self.string()
@@ -230,6 +254,7 @@ class _Parser:
         return name
 
     def string(self) -> str:
+        """A string as in JSON."""
         token = self.match(_STRING, "a string")
         try:
             return str(json.loads(token))
@@ -237,6 +262,7 @@ class _Parser:
             self.fail(f"not a string: {token[:40]}")
 
     def type(self) -> Type:
+        """The type of a value."""
         self.blank()
         start = self.at
         try:
@@ -262,6 +288,7 @@ class _Parser:
         return self.text[start : self.at].strip()
 
     def accept(self, token: str) -> bool:
+        """Whether a token stands here; if so, go past it."""
         self.blank()
         if not self.text.startswith(token, self.at):
             return False
@@ -269,6 +296,7 @@ class _Parser:
         return True
 
     def accept_word(self, word: str) -> bool:
+        """Whether a whole word stands here; if so, go past it."""
         self.blank()
         m = _NAME.match(self.text, self.at)
         if m is None or m[0] != word:
@@ -277,10 +305,12 @@ class _Parser:
         return True
 
     def word(self, word: str) -> None:
+        """Go past a word that has to stand here."""
         if not self.accept_word(word):
             self.fail(f"expected {word!r}, found {self.next()}")
 
     def expect(self, token: str) -> None:
+        """Go past a token that has to stand here."""
         if not self.accept(token):
             self.fail(f"expected {token!r}, found {self.next()}")
 
@@ -295,11 +325,13 @@ class _Parser:
         return out
 
     def next(self) -> str:
+        """What stands here, for an error."""
         self.blank()
         rest = self.text[self.at : self.at + 20].partition("\n")[0]
         return repr(rest) if rest else "the end"
 
     def fail(self, message: str, hint: str | None = None) -> NoReturn:
+        """Raise PlanError with the line that was reached."""
         line = self.text.count("\n", 0, self.at) + 1
         raise PlanError(f"graph text, line {line}: {message}", hint=hint)
 

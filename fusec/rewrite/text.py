@@ -20,12 +20,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy.typing as npt
 
-from fusec.ir.graph import Graph, Node, Value, Weight
-from fusec.ir.parse import _Parser as GraphParser  # the grammar of nodes and weights is the same
+from fusec.ir.graph import Node, Value
+from fusec.ir.parse import GraphParser
 from fusec.ir.text import print_graph, print_name, print_node
 from fusec.rewrite.fused import FusedGraph, Group
 
@@ -44,7 +45,7 @@ def parse_fused(text: str, weights: Mapping[str, npt.NDArray[Any]] | None = None
 
     PlanError naming the line where the text is not a fused graph.
     """
-    return _Parser(text, weights or {}).fused()
+    return _FusedParser(text, weights or {}).fused()
 
 
 def _group(group: Group) -> list[str]:
@@ -53,32 +54,17 @@ def _group(group: Group) -> list[str]:
     return [head, *(f"    {print_node(n)}" for n in group.nodes), "  }"]
 
 
-class _Parser(GraphParser):
+class _FusedParser(GraphParser):
     def __init__(self, text: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         super().__init__(text, arrays)
         self.nodes: dict[str, Node] = {}
         self.inside = False
 
     def fused(self) -> FusedGraph:
-        self.word("graph")
-        name = self.name()
-        self.expect("(")
-        inputs = tuple(self.listed(self.declared, ")"))
-        self.expect("{")
-        weights: dict[str, Weight] = {}
         groups: list[Group] = []
-        while not self.accept_word("return"):
-            if self.accept_word("weight"):
-                w = self.weight()
-                weights[w.value.name] = w
-            else:
-                groups.append(self.group())
-        outputs = tuple(self.listed(self.known, "}"))
-        self.blank()
-        if self.at != len(self.text):
-            self.fail("text follows the graph")
-        nodes = tuple({id(n): n for g in groups for n in g.nodes}.values())
-        return FusedGraph(Graph(name, inputs, outputs, nodes, weights), tuple(groups))
+        whole = self.whole(lambda: groups.append(self.group()))
+        nodes = {id(n): n for g in groups for n in g.nodes}
+        return FusedGraph(replace(whole, nodes=tuple(nodes.values())), tuple(groups))
 
     def group(self) -> Group:
         self.blank()

@@ -12,8 +12,12 @@ from fusec.passes.graph.factors import either
 from fusec.passes.graph.sweep import Sweep, sweep
 from fusec.rewrite.graph_pass import PassContext, graph_pass
 
-HUGE = {"f64": 1e290, "f32": 1e30, "f16": 6e4, "bf16": 1e30}
-"""Fills of masked scores from which on adding a score changes nothing, so that filling and adding are the same."""
+HUGE = {"f64": 1e290, "f32": 1e30, "f16": math.inf, "bf16": 1e30}
+"""Fills of masked scores from which on adding a score changes nothing, so that filling and adding are the same.
+
+No finite f16 is so large: kernels add in f32, where -65504 and a score stay apart, and a row that is masked as a whole
+would see its scores again.
+"""
 
 
 @graph_pass("canonicalise-attention")

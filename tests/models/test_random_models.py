@@ -122,3 +122,21 @@ def test_empty_temporary_before_another_one() -> None:
         node("Exp", ["b"], ["w"]),
     ]
     check(graph({"x": "N", "z": "M"}, {}, chain, "y", "w"), x=np.zeros(0, np.float32), z=np.ones(5, np.float32))
+
+
+@pytest.mark.parametrize(("dtype", "fill"), [("float32", -1e32), ("float16", -65504.0), ("float32", -np.inf)])
+def test_rows_that_are_masked_as_a_whole(dtype: str, fill: float) -> None:
+    """Where every score is replaced by one finite number, all positions count the same."""
+    random = np.random.default_rng(0)
+    q, k, v = (random.standard_normal((2, 5, 8)).astype(dtype) for _ in range(3))
+    seen = np.ones((5, 5), bool)
+    seen[2], seen[3, 1:] = False, False
+    nodes = [node("Transpose", ["k"], ["t"], perm=[0, 2, 1]), node("MatMul", ["q", "t"], ["s"]),
+             node("Where", ["seen", "s", "fill"], ["w"]), node("Softmax", ["w"], ["p"]),
+             node("MatMul", ["p", "v"], ["y"])]  # fmt: skip
+    model = graph({}, {"k": k, "v": v, "seen": seen, "fill": np.asarray(fill, dtype)}, nodes, "y")
+    model.graph.input.append(helper.make_tensor_value_info("q", helper.np_dtype_to_tensor_dtype(q.dtype), q.shape))
+    for fuse in (True, False):
+        got = fusec.compile(model, fuse=fuse, threads=1).run({"q": q})["y"]
+        wanted = v.mean(1) if np.isfinite(fill) else np.full_like(v[:, 0], np.nan)
+        np.testing.assert_allclose(got[:, 2], wanted, rtol=0, atol=2e-3 if dtype == "float16" else 1e-6)

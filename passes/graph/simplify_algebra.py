@@ -1,7 +1,8 @@
 """Arithmetic that changes nothing, or that a cheaper op does exactly as well.
 
 Every rule is exact: it holds for NaN, infinities and -0.0, and for integers that wrap. So `x + 0.0` stays (it turns -0.0
-into 0.0) while `x + -0.0` goes, and constants are combined only where no rounding can differ.
+into 0.0) while `x + -0.0` goes, and constants are combined only where no rounding can differ. The one exception is
+x ** 3, whose two products are rounded once more than a power would be.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ IDEMPOTENT = frozenset("relu abs floor ceil round trunc".split())
 
 @graph_pass("simplify-algebra")
 def simplify_algebra(graph: Graph, _: PassContext) -> Graph:
-    """Drop arithmetic that changes nothing and write the rest with cheaper ops, exactly.
+    """Drop arithmetic that changes nothing and write the rest with cheaper ops.
 
     before: a = mul(x, 1.0); b = pow(a, 2.0); y = neg(neg(b))
     after:  y = mul(x, x)

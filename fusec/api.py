@@ -209,7 +209,9 @@ def check_writable(path: Path, force: bool) -> None:
         raise UsageError(
             f"{path} exists already", hint="choose another name with --output, or overwrite it with --force"
         )
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+    if path.exists() and not path.is_file():
+        raise UsageError(f"cannot write {path}", hint="it is a directory, a device or a pipe; name a regular file")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise UsageError(f"cannot write {path}", hint="its folder must exist and be writable")
 
 

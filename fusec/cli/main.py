@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 import time
+import warnings
 
 import click
 
@@ -83,6 +84,7 @@ def group() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code (0 ok, 1 check failed, 2 usage, 3 model, ... see the README)."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    warnings.showwarning = lambda message, *_, **__: click.echo(f"warning: {printable(str(message))}", err=True)
     start = time.perf_counter()
     code = _run(arguments)
     if arguments and arguments[0] in VERBS and not {"-q", "--quiet", "--json", "-h", "--help"} & set(arguments):
@@ -109,9 +111,9 @@ def _run(arguments: list[str]) -> int:
         return _fail(arguments, e)
     except (KeyboardInterrupt, click.Abort):
         return _fail(arguments, Interrupted("interrupted"))
-    except BrokenPipeError:
-        # whoever read our output has seen enough; keep the interpreter's own flush at exit quiet too
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit):
+        # Whoever read our output has seen enough; click makes SystemExit of it. Keep the flush at exit quiet too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
         return 0
     except MemoryError:
         return _fail(arguments, ResourceError("out of memory", hint="use a smaller batch, or free memory"))

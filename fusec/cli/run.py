@@ -22,7 +22,7 @@ from fusec.cli.options import (
     thread_option,
 )
 from fusec.cli.text import format_seconds, print_json, print_table, printable, say
-from fusec.errors import UsageError
+from fusec.errors import ResourceError, UsageError
 
 
 @click.command()
@@ -101,7 +101,10 @@ def _write(results: dict[str, Any], folder: Path, force: bool) -> dict[str, str]
     """Outputs as .npy files named by position and a cleaned name: a model's names never choose a path."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--output {folder}: not a folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UsageError(f"--output {folder}: cannot make this folder: {e.strerror}") from e
     files = {}
     for i, (name, value) in enumerate(results.items()):
         safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:60]
@@ -110,6 +113,9 @@ def _write(results: dict[str, Any], folder: Path, force: bool) -> dict[str, str]
             raise UsageError(f"{path} exists already", hint="overwrite it with --force")
         if not isinstance(value, np.ndarray) or value.dtype.hasobject:
             raise UsageError(f"output {name!r} is not an array of numbers and cannot be written as .npy")
-        np.save(path, value, allow_pickle=False)
+        try:
+            np.save(path, value, allow_pickle=False)
+        except OSError as e:
+            raise ResourceError(f"cannot write {path}: {e.strerror or e}", path=str(path)) from e
         files[name] = str(path)
     return files

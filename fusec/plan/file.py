@@ -55,10 +55,11 @@ def save(plan: Plan, path: str | os.PathLike[str], *, force: bool = False) -> st
         raise UsageError(
             f"{target} exists already", hint="choose another name, or overwrite it with --force (force=True)"
         )
-    if target.is_dir() or not target.parent.is_dir():
-        raise UsageError(
-            f"cannot write {target}: {'it is a directory' if target.is_dir() else 'its directory does not exist'}"
-        )
+    if target.exists() and not target.is_file():
+        # a directory, a pipe, a device: renaming onto it would fail, or take /dev/null away from everybody
+        raise UsageError(f"cannot write {target}: it is {'a directory' if target.is_dir() else 'no regular file'}")
+    if not target.parent.is_dir():
+        raise UsageError(f"cannot write {target}: its directory does not exist")
     pieces = list(serialise(plan))
     digest = hashlib.sha256()
     temporary = None

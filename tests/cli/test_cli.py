@@ -20,6 +20,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     onnx.save(mlp([8, 16, 4], batch=2, dynamic=True).model(), folder / "mlp.onnx")
     (folder / "broken.onnx").write_bytes(b"\x08\x07\x12garbage")
+    os.mkfifo(folder / "pipe")
     (folder / "empty.onnx").write_bytes(b"")
     np.save(folder / "x.npy", np.ones((3, 8), np.float32))
     np.save(folder / "wrong.npy", np.ones((3, 9), np.float32))
@@ -134,6 +135,12 @@ def test_json_is_one_document(folder: Path, arguments: tuple[str, ...]) -> None:
         (("bench", "mlp.onnx", "--rounds", "1"), 2, "rounds"),
         (("compile", "mlp.onnx", "-o", "nowhere/mlp.fplan"), 2, "folder"),
         (("compile", "mlp.onnx", "-o", "x.npy"), 2, "exists"),
+        (("compile", "mlp.onnx", "-o", ".", "-f"), 2, "directory"),
+        (("compile", "mlp.onnx", "-o", "pipe", "-f"), 2, "regular file"),
+        (("run", "mlp.onnx", "-o", "x.npy/out"), 2, "folder"),
+        (("explain", "mlp.onnx", "--rule", "fuse-chian"), 2, "fuse-chain"),
+        (("explain", "mlp.onnx", "--edge", "nowhere"), 2, "no edge"),
+        (("explain", "mlp.onnx", "--closed", "--refused"), 2, "nothing to show"),
         (("verify", "mlp.onnx", "--tolerance", "0"), 1, "differ"),
         (("verify", "mlp.onnx", "--against", "nobody"), 2, "nobody"),
         (("cache", "eat"), 2, "eat"),
@@ -179,7 +186,31 @@ def test_import_is_light() -> None:
     assert result.stdout.strip() == "[]"
 
 
+def test_the_debug_ladder(folder: Path) -> None:
+    """Every rung says what the README promises, and what the lower ones say."""
+    marks = ["optimise", "tiles of", "queues", "define", "graph mlp(", ".text"]
+    for rung in range(1, 7):
+        said = fusec(folder, "run", "mlp.onnx", FUSEC_DEBUG=str(rung)).stderr
+        assert [m in said for m in marks] == [i < rung for i in range(6)], rung
+
+
+def test_a_closed_pipe_is_no_error(folder: Path) -> None:
+    command = f"{sys.executable} -m fusec explain mlp.onnx --all | true; exit ${{PIPESTATUS[0]}}"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    result = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, "Traceback" in result.stderr) == (0, False), result.stderr
+
+
+def test_a_bad_cache_folder_is_one_warning(folder: Path) -> None:
+    result = fusec(folder, "run", "mlp.onnx", "-q", FUSEC_CACHE_DIR=str(folder / "x.npy"))
+    assert result.returncode == 0
+    assert result.stderr.startswith("warning: the cache ")
+    assert ".py" not in result.stderr.replace("x.npy", "")
+
+
 def test_dump_writes_a_file_per_stage(folder: Path, tmp_path: Path) -> None:
     result = fusec(folder, "run", "mlp.onnx", FUSEC_DUMP=str(tmp_path / "dump"))
     assert result.returncode == 0, result.stderr
-    assert {p.suffix for p in (tmp_path / "dump").iterdir()} >= {".fused", ".tile"}
+    assert {p.suffix for p in (tmp_path / "dump").iterdir()} == {".graph", ".fused", ".tile", ".ll", ".txt"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fusec.ir.graph import Graph
-from fusec.kernels.templates.accepts import accepts as accepts_as_kernel
+from fusec.kernels.templates.accepts import accepts_group
 from fusec.passes.fusion.fuse_chain import fuse_chain
 from fusec.passes.fusion.fuse_epilogue import fuse_epilogue
 from fusec.passes.fusion.fuse_pointwise import fuse_pointwise
@@ -67,7 +67,7 @@ def optimise(graph: Graph, context: PassContext) -> Graph:
     return graph
 
 
-def fuse_default(graph: Graph, context: PassContext, accepts: Accepts = accepts_as_kernel) -> FusedGraph:
+def fuse_default(graph: Graph, context: PassContext, accepts: Accepts = accepts_group) -> FusedGraph:
     """Fuse with the default rules, as the context's selection changes them."""
     rules = select_plain(FUSION_PASSES, Selection.of(context.selection), FusionPass)
     fused = fuse(graph, rules, context, accepts)

@@ -60,6 +60,11 @@ class Node:
     outputs: tuple[Value, ...]
     attrs: tuple[tuple[str, Attr], ...] = ()
     origin: tuple[str, ...] = field(default=(), compare=False)
+    operands: tuple[Value, ...] = field(init=False, repr=False, compare=False)
+    """The inputs that are there."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "operands", tuple([v for v in self.inputs if v is not None]))
 
     @staticmethod
     def make(
@@ -77,11 +82,6 @@ class Node:
         """The only output."""
         (out,) = self.outputs
         return out
-
-    @property
-    def operands(self) -> tuple[Value, ...]:
-        """The inputs that are there."""
-        return tuple(v for v in self.inputs if v is not None)
 
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute's value; the default where it is absent."""

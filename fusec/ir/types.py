@@ -47,6 +47,8 @@ class DType(enum.Enum):
     def __str__(self) -> str:
         return self.value
 
+    __hash__ = object.__hash__  # members are single objects, and types are hashed all the time: Enum's own is slow
+
     @property
     def is_float(self) -> bool:
         """One of f64, f32, f16, bf16: what the scalar expressions can compute on as real numbers."""
@@ -65,7 +67,7 @@ class DType(enum.Enum):
     @property
     def is_native(self) -> bool:
         """Kernels can load, store and compute on it; everything else only passes through host steps."""
-        return self.is_float or self.is_integer or self is DType.BOOL
+        return self in _NATIVE
 
     @property
     def numpy(self) -> np.dtype[np.generic]:
@@ -90,6 +92,7 @@ class DType(enum.Enum):
 _FLOATS = frozenset([DType.F64, DType.F32, DType.F16, DType.BF16])
 _SIGNED = frozenset([DType.I64, DType.I32, DType.I16, DType.I8])
 _UNSIGNED = frozenset([DType.U64, DType.U32, DType.U16, DType.U8])
+_NATIVE = _FLOATS | _SIGNED | _UNSIGNED | {DType.BOOL}
 
 
 _PLAIN: dict[DType, np.dtype[Any]] = {

@@ -24,6 +24,8 @@ Scalar = Callable[[Sequence[Expr | None], Attrs], Expr]
 class Kind(enum.Enum):
     """All that the legality of fusion may read of an op."""
 
+    __hash__ = object.__hash__  # members are single objects; Enum's own is slow, and fusion asks all the time
+
     ELEMENTWISE = "elementwise"
     """Each output element from the broadcast input elements at the same index."""
     VIEW = "view"

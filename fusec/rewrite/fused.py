@@ -100,6 +100,17 @@ class Group:
         return ""
 
     @cached_property
+    def work(self) -> float:
+        """Operations per element that its nodes make, all of them counted."""
+        return sum(ops.get(n.op).flops_per_element for n in self.nodes)
+
+    def storing(self, outputs: Iterable[Value]) -> Group:
+        """The same nodes with other values leaving the group."""
+        out = Group(self.nodes, self.anchor, tuple(outputs))
+        out.__dict__.update({k: v for k, v in self.__dict__.items() if k != "outputs"})
+        return out
+
+    @cached_property
     def label(self) -> str:
         """The ops in order, for people: `matmul+add+relu`."""
         return "+".join(n.op for n in self.nodes)
@@ -136,6 +147,21 @@ def make_group(nodes: Iterable[Node], outputs: Iterable[Value]) -> Group:
         if kind in kinds:
             return Group(nodes, nodes[kinds.index(kind)], tuple(outputs))
     return Group(nodes, nodes[-1], tuple(outputs))
+
+
+def join_groups(producer: Group, consumer: Group, nodes: Iterable[Node]) -> Group:
+    """The group of the nodes of both, stored values aside. What is known of the two is not computed again."""
+    nodes, kinds = tuple(nodes), producer.kinds | consumer.kinds
+    plain = kinds.isdisjoint((Kind.CONTRACTION, Kind.REDUCTION))
+    out = Group(nodes, nodes[-1], ()) if plain else make_group(nodes, ())
+    made = producer.made | consumer.made
+    reads = {v.name: v for g in (producer, consumer) for v in g.inputs if v.name not in made}
+    out.__dict__.update(made=made, inputs=tuple(reads.values()), kinds=kinds)
+    if len(out.nodes) == len(producer.nodes) + len(consumer.nodes):
+        out.__dict__["work"] = producer.work + consumer.work
+    if not producer.misfit and not consumer.misfit:
+        out.__dict__["misfit"] = ""
+    return out
 
 
 def unfused(graph: Graph) -> FusedGraph:

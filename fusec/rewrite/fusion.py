@@ -18,12 +18,13 @@ import heapq
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.graph import Graph, Value
+from fusec.ops.op import Kind
 from fusec.rewrite import registry
 from fusec.rewrite.edge import Edge
-from fusec.rewrite.fused import Decision, FusedGraph, Group, Verdict, leaving, make_group, unfused
+from fusec.rewrite.fused import Decision, FusedGraph, Group, Verdict, join_groups, leaving, make_group, unfused
 from fusec.rewrite.graph_pass import PassContext, check_name, first_line
-from fusec.rewrite.legality import check_group
+from fusec.rewrite.legality import MAX_NODES, check_group
 from fusec.rewrite.partition import Partition
 from fusec.target import Target
 
@@ -40,8 +41,9 @@ __all__ = [
 ]
 
 Rule = Callable[[Edge], Verdict]
-Accepts = Callable[[Sequence[Node], Sequence[Value], Target], Verdict]
-"""Asks the templates whether they have a kernel for (nodes, outputs) on a target."""
+Accepts = Callable[[Group, Target], Verdict]
+"""Asks the templates whether they have a kernel for a group on a target."""
+ANY_KIND = frozenset(Kind)
 
 MAX_COPIED = 8
 """Nodes of a producer that may be computed again in each consumer."""
@@ -49,26 +51,45 @@ MAX_COPIED = 8
 
 @dataclass(frozen=True, slots=True)
 class FusionPass:
-    """A rule with its name. `anchors` is how many anchors a group that it closes may have (2 for chains of GEMMs)."""
+    """A rule with its name. `anchors` is how many anchors a group that it closes may have (2 for chains of GEMMs).
+
+    `producers` and `consumers` are the kinds of groups whose edges it looks at; it is not asked about others.
+    """
 
     name: str
     rule: Rule
     doc: str
     anchors: int = 1
+    producers: frozenset[Kind] = ANY_KIND
+    consumers: frozenset[Kind] = ANY_KIND
 
     def __post_init__(self) -> None:
         check_name(self.name)
+
+    def ignores(self, producer: Group, consumer: Group) -> str:
+        """Why it has nothing to say about an edge between these; empty where it has."""
+        for end, group, kinds in (("producer", producer, self.producers), ("consumer", consumer, self.consumers)):
+            if group.kind not in kinds:
+                wanted = " or ".join(sorted(k.value for k in kinds))
+                return f"the {end} is {group.kind.value}, not {wanted}"
+        return ""
 
     def __call__(self, edge: Edge) -> Verdict:
         """Ask the rule."""
         return self.rule(edge)
 
 
-def fusion_pass(name: str, anchors: int = 1) -> Callable[[Rule], FusionPass]:
-    """Declare a rule as the fusion pass `name` (kebab-case). The first line of its docstring is its help text."""
+def fusion_pass(
+    name: str, anchors: int = 1, producers: Iterable[Kind] = ANY_KIND, consumers: Iterable[Kind] = ANY_KIND
+) -> Callable[[Rule], FusionPass]:
+    """Declare a rule as the fusion pass `name` (kebab-case). The first line of its docstring is its help text.
+
+    A rule that says what kinds of producers and consumers it looks at is not asked about other edges, which saves time.
+    """
 
     def declare(rule: Rule) -> FusionPass:
-        return registry.register(FusionPass(name, rule, first_line(rule.__doc__), anchors), rule.__module__)
+        made = FusionPass(name, rule, first_line(rule.__doc__), anchors, frozenset(producers), frozenset(consumers))
+        return registry.register(made, rule.__module__)
 
     return declare
 
@@ -83,7 +104,7 @@ def get_fusion_pass(name: str) -> FusionPass:
     return found
 
 
-def accept_all(_nodes: Sequence[Node], _outputs: Sequence[Value], _target: Target) -> Verdict:
+def accept_all(_group: Group, _target: Target) -> Verdict:
     """A stand-in for the templates that takes every group: for tests of rules alone."""
     return Verdict(True, "not asked")
 
@@ -136,14 +157,25 @@ class _Fuser:
         return closed
 
     def _try(self, rule: FusionPass, a: int, b: int) -> bool:
-        edge = Edge(self.partition, (a, b), self._group(a), self._group(b))
-        misfit = edge.producer.misfit or edge.consumer.misfit
-        verdict = Verdict(False, misfit) if misfit else rule(edge)
-        if verdict:
-            verdict = self._join(rule, edge, verdict)
+        producer, consumer = self._group(a), self._group(b)
+        misfit = producer.misfit or consumer.misfit or rule.ignores(producer, consumer) or self._excess(a, b)
+        if misfit:
+            verdict = Verdict(False, misfit)
+        else:
+            edge = Edge(self.partition, (a, b), producer, consumer)
+            verdict = rule(edge)
+            if verdict:
+                verdict = self._join(rule, edge, verdict)
         if not verdict:
             self.refused.setdefault((a, b), {})[rule.name] = verdict
         return verdict.ok
+
+    def _excess(self, a: int, b: int) -> str:
+        """Asked before any rule, for a full group is tried again whenever a neighbour changes."""
+        sizes = [len(self.partition.members[g].nodes) for g in (a, b)]
+        if sum(sizes) <= MAX_NODES or (count := len(self.partition.union(a, b))) <= MAX_NODES:
+            return ""
+        return f"the group would have {count} nodes, more than {MAX_NODES}"
 
     def _join(self, rule: FusionPass, edge: Edge, verdict: Verdict) -> Verdict:
         """Close an edge as a rule asks, if it is legal."""
@@ -152,14 +184,16 @@ class _Fuser:
         copy = verdict.duplicate and bool(needed)
         if copy and len(edge.producer.nodes) > MAX_COPIED:
             return Verdict(False, f"{len(edge.producer.nodes)} nodes are too many to compute twice")
+        nodes = p.union(a, b)
         room = ("behind", set[int]()) if copy else p.find_room(a, b)
         if room is None:
             return Verdict(False, f"{verdict.why}, but another group lies between the two")
         outputs = p.outputs(b) if copy else (*needed, *p.outputs(b))
-        merged = make_group((self.graph.nodes[i] for i in p.union(a, b)), outputs)
+        joined = join_groups(edge.producer, edge.consumer, [self.graph.nodes[i] for i in nodes])
+        merged = joined.storing(outputs)
         legal = check_group(merged, edge.producer, edge.consumer, rule.anchors)
         if legal:
-            legal = self.accepts(merged.nodes, merged.outputs, self.context.target)
+            legal = self.accepts(merged, self.context.target)
         if not legal:
             return Verdict(False, f"{verdict.why}, but {legal.why}")
         values = edge.values
@@ -168,6 +202,7 @@ class _Fuser:
             p.copy_into(a, b)
         else:
             p.contract(a, b, room)
+        self.groups[b] = p.members[b].version, joined
         self._close(rule, verdict, values, edge.producer, edge.consumer)
         self._touch((b, *p.consumers(b)))
         return verdict
@@ -175,11 +210,13 @@ class _Fuser:
     def _close(
         self, rule: FusionPass, verdict: Verdict, values: tuple[Value, ...], producer: Group, consumer: Group
     ) -> None:
-        for v in values:
-            for n in consumer.nodes:
-                if any(v.name == x.name for x in n.operands):
+        labels = producer.label, consumer.label
+        names = {v.name for v in values}
+        for n in consumer.nodes:
+            for v in n.operands:
+                if v.name in names:
                     at = self.partition.maker[n.outputs[0].name]
-                    self.closed[v.name, at] = Decision(rule.name, producer.label, consumer.label, v.name, verdict)
+                    self.closed[v.name, at] = Decision(rule.name, *labels, v.name, verdict)
 
     def _touch(self, groups: Iterable[int]) -> None:
         """Let every rule look again at the edges into some groups."""

@@ -10,7 +10,7 @@ as much as the two groups are long, whatever the degree of their neighbours.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from fusec.ir.graph import Graph, Node, Value
@@ -28,10 +28,16 @@ Room = tuple[str, set[int]]
 
 @dataclass(slots=True)
 class Members:
-    """A group in the making. `reads` are the values from outside, in first use order; `version` counts its changes."""
+    """A group in the making: the values that it reads from outside, what its nodes make, and which of these others need.
+
+    `live` may still name values that nobody needs any more; no other value is needed, for readers only become fewer.
+    `version` counts its changes.
+    """
 
     nodes: tuple[int, ...]
     reads: tuple[Value, ...]
+    made: frozenset[str]
+    live: tuple[Value, ...]
     version: int = 0
 
 
@@ -58,9 +64,10 @@ class Partition:
         self._place = {i: i for i in range(len(nodes))}
         self.maker = {v.name: i for i, n in enumerate(nodes) for v in n.outputs}
         self._add_symbols()
-        for i in range(len(nodes)):
-            self.members[i] = Members((i,), self.reads_of((i,)))
-            for v in self.members[i].reads:
+        for i, n in enumerate(nodes):
+            reads = tuple({v.name: v for v in (*n.operands, *self._needs.get(i, ()))}.values())
+            self.members[i] = Members((i,), reads, frozenset([v.name for v in n.outputs]), n.outputs)
+            for v in reads:
                 self.readers.setdefault(v.name, {})[i] = None
         self._labels = _tree_labels(self.graph)
 
@@ -91,17 +98,11 @@ class Partition:
 
     def consumers(self, group: int) -> Iterator[int]:
         """The groups that read what a group stores; may repeat."""
-        for v in self.stored(group):
+        for v in self.members[group].live:
             yield from self.readers.get(v.name, ())
         if self._told:
             for v in (v for i in self.members[group].nodes for v in self._told.get(i, ())):
                 yield from self.readers.get(v.name, ())
-
-    def stored(self, group: int) -> Iterator[Value]:
-        """What a group makes and is at home with it, read by others or not."""
-        for i in self.members[group].nodes:
-            if self.home[i] == group:
-                yield from self.graph.nodes[i].outputs
 
     def flow(self, a: int, b: int) -> tuple[Value, ...]:
         """The values that go from one group to the other."""
@@ -113,7 +114,7 @@ class Partition:
 
     def outputs(self, group: int, without: int | None = None) -> tuple[Value, ...]:
         """The values that leave a group: read by groups other than `without`, or outputs of the graph."""
-        return tuple(v for v in self.stored(group) if self.is_needed(v, without))
+        return tuple([v for v in self.members[group].live if self.is_needed(v, without)])
 
     def is_needed(self, value: Value, without: int | None = None) -> bool:
         """Whether a group other than `without`, or the caller of the graph, reads a value."""
@@ -123,14 +124,6 @@ class Partition:
     def union(self, a: int, b: int) -> tuple[int, ...]:
         """The nodes of both, sorted."""
         return tuple(sorted({*self.members[a].nodes, *self.members[b].nodes}))
-
-    def reads_of(self, nodes: Sequence[int]) -> tuple[Value, ...]:
-        """What a set of nodes reads from outside of itself, dimensions that others tell included."""
-        made = {v.name for i in nodes for v in self.graph.nodes[i].outputs}
-        reads = {v.name: v for i in nodes for v in self.graph.nodes[i].operands if v.name not in made}
-        if self._needs:
-            reads |= {v.name: v for i in nodes for v in self._needs.get(i, ())}
-        return tuple(reads.values())
 
     def find_room(self, a: int, b: int) -> Room | None:
         """How a producer and its consumer can be joined; None where another path leads from one to the other."""
@@ -145,13 +138,15 @@ class Partition:
         for i in self.members[a].nodes:
             if self.home[i] == a:
                 self.home[i] = b
-        self._replace(b, self.union(a, b))
+        live = (*self.members[a].live, *self.members[b].live)
+        self._take_in(a, b, live)
         self._drop(a)
+        self.members[b].live = tuple(sorted(self.outputs(b), key=lambda v: self.maker[v.name]))
 
     def copy_into(self, a: int, b: int) -> None:
         """Give a consumer its own copy of a producer's nodes; the producer vanishes when nobody reads it any more."""
         self.copied.update(self.members[a].nodes)
-        self._replace(b, self.union(a, b))
+        self._take_in(a, b, self.members[b].live)
         self._drop_unread(a, heir=b)
 
     def emit(self) -> list[int]:
@@ -169,14 +164,17 @@ class Partition:
                     heapq.heappush(ready, (self.members[c].nodes[-1], c))
         return out
 
-    def _replace(self, group: int, nodes: tuple[int, ...]) -> None:
-        old = self.members[group]
-        for v in old.reads:
-            self.readers[v.name].pop(group, None)
-        new = Members(nodes, self.reads_of(nodes), old.version + 1)
-        for v in new.reads:
-            self.readers.setdefault(v.name, {})[group] = None
-        self.members[group] = new
+    def _take_in(self, a: int, b: int, live: tuple[Value, ...]) -> None:
+        """Make b the group of the nodes of both."""
+        one, two = self.members[a], self.members[b]
+        made = one.made | two.made
+        reads = {v.name: v for v in (*one.reads, *two.reads) if v.name not in made}
+        for v in two.reads:
+            if v.name not in reads:
+                del self.readers[v.name][b]
+        for name in reads:
+            self.readers.setdefault(name, {})[b] = None
+        self.members[b] = Members(self.union(a, b), tuple(reads.values()), made, live, two.version + 1)
 
     def _drop(self, group: int) -> None:
         for v in self.members.pop(group).reads:

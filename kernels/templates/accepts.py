@@ -13,7 +13,7 @@ from fusec.ir.dim import product
 from fusec.ir.graph import Node, Value
 from fusec.ir.types import TensorType
 from fusec.ops.op import Kind
-from fusec.rewrite.fused import Verdict, kind_of
+from fusec.rewrite.fused import Group, Verdict, kind_of
 from fusec.target import Target
 
 MAX_CONTRACTIONS = 2
@@ -28,20 +28,25 @@ KEEPS_PLACES = frozenset(["transpose", "identity"])
 """Views whose elements lie at their own places of the input, so that an index outside is outside there, too."""
 
 
-PLAIN = frozenset([Kind.ELEMENTWISE, Kind.VIEW])
+PLAIN_KINDS = frozenset([Kind.ELEMENTWISE, Kind.VIEW])
 """Kinds of nodes that are taken in any number, where nothing else is among them."""
 
 
 def accepts(nodes: Sequence[Node], outputs: Sequence[Value], target: Target | None = None) -> Verdict:
     """Whether nodes (in topological order) that store `outputs` can be one kernel."""
     del target  # all CPU levels have the same templates
-    if len(outputs) == 1 and all(kind_of(n.op) in PLAIN for n in nodes):
-        return _native(nodes, outputs)
     for check in (_native, _contractions, _after_folds, _gathers, _reshapes, _panels):
         verdict = check(nodes, outputs)
         if not verdict.ok:
             return verdict
     return _outputs(nodes, outputs)
+
+
+def accepts_group(group: Group, target: Target | None = None) -> Verdict:
+    """The same of a group, which knows some of it already."""
+    if len(group.outputs) == 1 and not group.misfit and group.kinds <= PLAIN_KINDS:
+        return TAKEN
+    return accepts(group.nodes, group.outputs, target)
 
 
 TAKEN = Verdict(True, "a template takes it")

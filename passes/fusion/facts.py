@@ -36,21 +36,26 @@ def kind(node: Node) -> Kind:
 
 def makers(edge: Edge) -> Iterator[Node]:
     """The nodes of the producer that make the edge's values."""
-    names = {v.name for v in edge.values}
+    values = edge.values
+    if len(values) == 1:
+        made_by = edge.graph.producer[values[0].name]
+        return iter((made_by,))
+    names = {v.name for v in values}
     return (n for n in edge.producer.nodes if any(v.name in names for v in n.outputs))
 
 
 def readers(edge: Edge) -> Iterator[tuple[Node, Value]]:
     """The nodes of the consumer that read the edge's values, with the value."""
+    names = {v.name for v in edge.values}
     for n in edge.consumer.nodes:
-        for v in edge.values:
-            if any(v.name == x.name for x in n.operands):
-                yield n, v
+        seen = [v for v in n.operands if v.name in names]
+        for v in seen if len(seen) < 2 else {v.name: v for v in seen}.values():
+            yield n, v
 
 
 def flops(group: Group) -> float:
     """Work per element of a map group, all its nodes counted."""
-    return sum(work(n) for n in group.nodes)
+    return group.work
 
 
 def work(node: Node) -> float:

@@ -22,15 +22,13 @@ SMALL_FLOPS = 100_000
 """Work so short that it is not shared among workers anyway."""
 
 
-@fusion_pass("fuse-chain", anchors=2)
+@fusion_pass("fuse-chain", anchors=2, producers=[Kind.CONTRACTION], consumers=[Kind.CONTRACTION])
 def fuse_chain(edge: Edge) -> Verdict:
     """Close an edge from a matmul, with its pointwise work, into the left operand of another.
 
     before: h = matmul(x, w); r = relu(h); y = matmul(r, v)
     after:  group { h = matmul(x, w); r = relu(h); y = matmul(r, v) }
     """
-    if edge.producer.kind is not Kind.CONTRACTION or edge.consumer.kind is not Kind.CONTRACTION:
-        return Verdict(False, "a chain needs a contraction on both sides")
     one, other = (_only_matmul(g.nodes) for g in (edge.producer, edge.consumer))
     if (
         one is None

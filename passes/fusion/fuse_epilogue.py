@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from fusec.ops.op import Kind
-from fusec.passes.fusion.facts import CHEAP_FLOPS, is_map, kind, makers, readers, work
+from fusec.passes.fusion.facts import CHEAP_FLOPS, MAP_KINDS, kind, makers, readers, work
 from fusec.rewrite.edge import Edge
 from fusec.rewrite.fused import Verdict
 from fusec.rewrite.fusion import fusion_pass
 
 
-@fusion_pass("fuse-epilogue")
+@fusion_pass("fuse-epilogue", producers=[Kind.CONTRACTION], consumers=MAP_KINDS)
 def fuse_epilogue(edge: Edge) -> Verdict:
     """Close an edge whose consumer can run on a contraction's tile before it is stored.
 
     before: h = matmul(x, w); s = add(h, b); y = relu(s)
     after:  group { h = matmul(x, w); s = add(h, b); y = relu(s) }
     """
-    if edge.producer.kind is not Kind.CONTRACTION:
-        return Verdict(False, f"{edge.producer.kind.value} producers have no tile to finish")
-    if not is_map(edge.consumer):
-        return Verdict(False, f"{edge.consumer.kind.value} consumers have loops of their own")
     if edge.consumer.kinds != {Kind.ELEMENTWISE}:
         return _view(edge)
     for n, v in readers(edge):

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from fusec.ops.op import Kind
-from fusec.passes.fusion.facts import CHEAP_FLOPS, copies_cheaply, flops, is_map, kind, makers, readers, repeats
+from fusec.passes.fusion.facts import CHEAP_FLOPS, MAP_KINDS, copies_cheaply, flops, kind, makers, readers, repeats
 from fusec.rewrite.edge import Edge
 from fusec.rewrite.fused import Verdict
 from fusec.rewrite.fusion import fusion_pass
 
 
-@fusion_pass("fuse-pointwise")
+@fusion_pass("fuse-pointwise", producers=MAP_KINDS, consumers=MAP_KINDS)
 def fuse_pointwise(edge: Edge) -> Verdict:
     """Close an edge between elementwise nodes that share their indices.
 
     before: a = add(x, y); b = relu(a); c = neg(a)
     after:  group { a = add(x, y); b = relu(a); c = neg(a) }
     """
-    if not is_map(edge.producer) or not is_map(edge.consumer):
-        return Verdict(False, "both sides must be elementwise, views or gathers")
     if any(kind(n) is not Kind.ELEMENTWISE for n in makers(edge)):
         return Verdict(False, f"{edge.value.name} is not made by an elementwise node")
     times = []

@@ -31,7 +31,7 @@ MAX_NORM = 4096
 """A norm that is recomputed keeps a row in the fastest cache."""
 
 
-@fusion_pass("fuse-prologue", anchors=2)
+@fusion_pass("fuse-prologue", anchors=2, producers=MAP_KINDS | {Kind.REDUCTION}, consumers=[Kind.CONTRACTION])
 def fuse_prologue(edge: Edge) -> Verdict:
     """Close an edge into an operand of a contraction.
 
@@ -39,12 +39,8 @@ def fuse_prologue(edge: Edge) -> Verdict:
     after:  group { t = transpose[perm=(1, 0)](k); s = matmul(q, t) }
     """
     contractions = [n for n in edge.consumer.nodes if kind(n) is Kind.CONTRACTION]
-    if not contractions:
-        return Verdict(False, f"{edge.consumer.kind.value} consumers have no operand to prepare")
     if edge.producer.kind is Kind.REDUCTION:
         return _norm(edge, contractions)
-    if not edge.producer.kinds <= MAP_KINDS:
-        return Verdict(False, f"{edge.producer.kind.value} producers have loops of their own")
     if not all(n is contractions[0] or _is_before(n, contractions[0], edge) for n, _ in readers(edge)):
         return Verdict(False, f"{edge.value.name} is not read by the first contraction or a view in front of it")
     for n in edge.producer.nodes:

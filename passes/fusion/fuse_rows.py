@@ -28,7 +28,7 @@ LONG_ROW = 1 << 14
 """Fewer rows than this, each longer than that, leave workers idle: pointwise work then stays outside."""
 
 
-@fusion_pass("fuse-rows")
+@fusion_pass("fuse-rows", producers=MAP_KINDS | {Kind.REDUCTION}, consumers=MAP_KINDS | {Kind.REDUCTION})
 def fuse_rows(edge: Edge) -> Verdict:
     """Close an edge between a reduction and work over the same rows.
 
@@ -36,8 +36,8 @@ def fuse_rows(edge: Edge) -> Verdict:
     after:  group { t = add(x, r); y = layer_norm[axis=1, epsilon=1e-05](t, g, b) }
     """
     p, c = edge.producer, edge.consumer
-    if Kind.REDUCTION not in (p.kind, c.kind) or Kind.CONTRACTION in (p.kind, c.kind):
-        return Verdict(False, "not a row program: one side must be a reduction, and none a contraction")
+    if Kind.REDUCTION not in (p.kind, c.kind):
+        return Verdict(False, "not a row program: one side must be a reduction")
     if p.kind is c.kind:
         return _same_rows(edge)
     rows = _reduction(p if p.kind is Kind.REDUCTION else c)

@@ -6,10 +6,10 @@ from fusec.ir.graph import Node
 from fusec.ops.op import Kind
 from fusec.passes.fusion.facts import (
     CHEAP_FLOPS,
+    MAP_KINDS,
     copies_cheaply,
     flops,
     is_free,
-    is_map,
     joined_reshape,
     kind,
     makers,
@@ -25,15 +25,13 @@ MAX_PIECES = 4
 """Pieces of a concat that may be computed in the loop that reads them: every element asks for all pieces."""
 
 
-@fusion_pass("fuse-views")
+@fusion_pass("fuse-views", producers=MAP_KINDS, consumers=MAP_KINDS)
 def fuse_views(edge: Edge) -> Verdict:
     """Close an edge into or out of a view, or into or out of a gather, where its indices stay affine.
 
     before: a = add(x, y); t = transpose[perm=(1, 0)](a); z = mul(t, s)
     after:  group { a = add(x, y); t = transpose[perm=(1, 0)](a); z = mul(t, s) }
     """
-    if not is_map(edge.producer) or not is_map(edge.consumer):
-        return Verdict(False, "both sides must be elementwise, views or gathers")
     for n in makers(edge):
         if not reads_affine(n):
             return Verdict(False, f"the reshape of {n.operands[0].type} to {n.outputs[0].type} has no affine index")

@@ -44,8 +44,8 @@ def accepts(nodes: Sequence[Node], outputs: Sequence[Value], target: Target | No
 
 def accepts_group(group: Group, target: Target | None = None) -> Verdict:
     """The same of a group, which knows some of it already."""
-    if len(group.outputs) == 1 and not group.misfit and group.kinds <= PLAIN_KINDS:
-        return TAKEN
+    if not group.misfit and group.kinds <= PLAIN_KINDS:
+        return _outputs(group.nodes, group.outputs)
     return accepts(group.nodes, group.outputs, target)
 
 
@@ -145,13 +145,15 @@ def _outputs(nodes: Sequence[Node], outputs: Sequence[Value]) -> Verdict:
         return TAKEN
     order = {v.name: i for i, n in enumerate(nodes) for v in n.outputs}
     main = max(outputs, key=lambda v: (sum(d != 1 for d in v.shape), order[v.name]))
-    needed = _ancestors(nodes, main.name)
-    for v in outputs:
-        if v.shape != main.shape and not _has_index(nodes, v, needed):
+    others = [v for v in outputs if v.shape != main.shape]
+    needed = _ancestors(nodes, main.name) if others else set()
+    for v in others:
+        if not _has_index(nodes, v, needed):
             return Verdict(False, f"{v} has no index in common with {main}")
-    reached = _descendants(nodes, {v.name for n in nodes if kind_of(n.op) is Kind.CONTRACTION for v in n.outputs})
-    for v in outputs:
-        if reached and v.name not in reached:
+    products = {v.name for n in nodes if kind_of(n.op) is Kind.CONTRACTION for v in n.outputs}
+    reached = _descendants(nodes, products) if products else set()
+    for v in outputs if products else ():
+        if v.name not in reached:
             return Verdict(False, f"{v} leaves a contraction's group without coming from its result")
     return TAKEN
 

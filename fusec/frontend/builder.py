@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -194,7 +194,7 @@ class Builder:
                 new = names.get(v.name) or self._free_name(node, taken)
                 renamed[v.name] = Value(new, v.type)
             ins = tuple(v if v is None else renamed.get(v.name, v) for v in node.inputs)
-            nodes.append(replace(node, inputs=ins, outputs=tuple(renamed[v.name] for v in node.outputs)))
+            nodes.append(Node(node.op, ins, tuple(renamed[v.name] for v in node.outputs), node.attrs, node.origin))
         outs = tuple(renamed.get(v.name, v) for v in out_values)
         used = {v.name for n in nodes for v in n.operands} | {v.name for v in outs}
         weights = {k: w for k, w in self.weights.items() if k in used}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import onnx
 
@@ -14,7 +16,7 @@ from fusec.frontend.importer import Importer
 from fusec.frontend.messages import clean
 from fusec.frontend.source import Loaded, Source, load_source
 from fusec.frontend.symbols import SymbolTable
-from fusec.frontend.validate import check_graph, check_imports, check_text, check_versions, sorted_nodes
+from fusec.frontend.validate import check_graph, check_imports, check_text, check_versions
 from fusec.ir.dim import Extent
 from fusec.ir.graph import Graph
 from fusec.ir.types import TensorType, Type
@@ -45,7 +47,8 @@ def read_loaded(
 ) -> Graph:
     """The graph of a model that `load_source` gave; callers that need its SHA-256 load it themselves."""
     try:
-        return _read(loaded, limits or Limits(), dict(dims or {}), dict(shapes or {}))
+        with no_collection():
+            return _read(loaded, limits or Limits(), dict(dims or {}), dict(shapes or {}))
     except FusecError as e:
         e.path = e.path or loaded.path or None
         raise
@@ -57,7 +60,7 @@ def _read(loaded: Loaded, limits: Limits, dims: dict[str, int], shapes: dict[str
     model = loaded.proto
     check_text(model)
     versions = check_versions(model, limits)
-    check_graph(model.graph)
+    order = check_graph(model.graph)
     check_imports(model.graph.node, versions, {f.domain for f in model.functions})
     inliner = make_inliner(model, limits)
     builder = Builder(limits, SymbolTable(given=_checked_dims(dims)))
@@ -69,9 +72,22 @@ def _read(loaded: Loaded, limits: Limits, dims: dict[str, int], shapes: dict[str
         raise UsageError(
             f"the model has no dimension {clean(unknown[0])!r}", hint=nearest(unknown[0], builder.symbols.names)
         )
-    importer.run(sorted_nodes(model.graph, frozenset()), versions)
+    importer.run(order, versions)
     importer.refusals.raise_if_any()
     return builder.finish(clean(model.graph.name), [o.name for o in model.graph.output], _all_names(model.graph))
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Without the garbage collector: an import makes objects by the million that all stay, and each round visits them."""
+    if not gc.isenabled():  # by the caller's choice, or another thread's import is under way
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _checked_dims(dims: dict[str, int]) -> dict[str, int]:

@@ -86,8 +86,8 @@ def check_imports(nodes: Iterable[onnx.NodeProto], versions: dict[str, int], loc
             )
 
 
-def check_graph(graph: onnx.GraphProto) -> None:
-    """Names and edges of a graph and its subgraphs. ModelError naming the nodes that break a rule."""
+def check_graph(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes in order, once names and edges, subgraphs included, are right. ModelError naming nodes that break a rule."""
     _check_names(graph)
     order = sorted_nodes(graph, frozenset())
     available = _given(graph) | {o for n in order for o in n.output}
@@ -97,6 +97,7 @@ def check_graph(graph: onnx.GraphProto) -> None:
                 f"graph output {clean(out.name)!r} is produced by no node", hint=f"produced are: {listing(available)}"
             )
     _check_nested(graph, frozenset(available))
+    return order
 
 
 def _check_nested(graph: onnx.GraphProto, outer: frozenset[str]) -> None:
@@ -139,20 +140,27 @@ def _check_names(graph: onnx.GraphProto) -> None:
             raise ModelError(f"a {kind} has no name")
         if any("\0" in n for n in names):
             raise ModelError(f"the name of a {kind} contains a NUL character")
-    producers: dict[str, str] = dict.fromkeys(_given(graph), "an input or initialiser")
+    producers: dict[str, int] = dict.fromkeys(_given(graph), -1)
     for i, node in enumerate(graph.node):
-        label = clean(node.name or f"{node.op_type}_{i}")
         for out in node.output:
             if out and out in producers:
+                label, first = _label(graph, i), producers[out]
+                by = "an input or initialiser" if first < 0 else f"node {_label(graph, first)!r}"
                 raise ModelError(
-                    f"value {clean(out)!r} is produced twice: by {producers[out]} and by node {label!r}",
+                    f"value {clean(out)!r} is produced twice: by {by} and by node {label!r}",
                     hint="every value has one producer",
                     node=label,
                     op=clean(node.op_type),
                 )
             if "\0" in out:
+                label = _label(graph, i)
                 raise ModelError(f"the name of an output of node {label!r} contains a NUL character", node=label)
-            producers[out] = f"node {label!r}"
+            producers[out] = i
+
+
+def _label(graph: onnx.GraphProto, i: int) -> str:
+    node = graph.node[i]
+    return clean(node.name or f"{node.op_type}_{i}")
 
 
 def sorted_nodes(graph: onnx.GraphProto, outer: frozenset[str]) -> list[onnx.NodeProto]:
@@ -183,7 +191,7 @@ def _kahn(graph: onnx.GraphProto, needs: list[Sequence[str]], outer: frozenset[s
         for name in set(reads) - given:
             if name not in producer:
                 node = graph.node[i]
-                label = clean(node.name or f"{node.op_type}_{i}")
+                label = _label(graph, i)
                 raise ModelError(
                     f"node {label!r} ({clean(node.op_type)}) reads {clean(name)!r}, which nothing produces",
                     node=label,
@@ -202,6 +210,6 @@ def _kahn(graph: onnx.GraphProto, needs: list[Sequence[str]], outer: frozenset[s
             if waiting[j] == 0:
                 ready.append(j)
     if len(order) < len(needs):
-        stuck = [clean(n.name or f"{n.op_type}_{i}") for i, n in enumerate(graph.node) if waiting[i]]
+        stuck = [_label(graph, i) for i in range(len(needs)) if waiting[i]]
         raise ModelError(f"the graph has a cycle through nodes {listing(stuck)}", node=stuck[0])
     return [graph.node[i] for i in order]

@@ -7,9 +7,12 @@ import importlib
 import json
 import os
 import shlex
+import signal
 import sys
+import threading
 import time
 import warnings
+from types import FrameType
 
 import click
 
@@ -86,7 +89,8 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     warnings.showwarning = lambda message, *_, **__: click.echo(f"warning: {printable(str(message))}", err=True)
     start = time.perf_counter()
-    code = _run(arguments)
+    with _CtrlC() as ctrl_c:
+        code = _run(arguments, ctrl_c)
     if arguments and arguments[0] in VERBS and not {"-q", "--quiet", "--json", "-h", "--help"} & set(arguments):
         verdict = "PASSED" if code == 0 else "FAILED"
         command = printable(shlex.join(["fusec", *arguments]))
@@ -95,7 +99,31 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(code)
 
 
-def _run(arguments: list[str]) -> int:
+class _CtrlC:
+    """Remembers that Ctrl-C was pressed, for an extension module that is being imported may make another error of it.
+
+    The first one raises KeyboardInterrupt as always; the second one ends the process at once.
+    """
+
+    pressed = False
+
+    def __enter__(self) -> _CtrlC:
+        self._before = signal.getsignal(signal.SIGINT)
+        if self._before is signal.default_int_handler and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if signal.getsignal(signal.SIGINT) == self._press:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _press(self, number: int, frame: FrameType | None) -> None:
+        self.pressed = True
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.default_int_handler(number, frame)
+
+
+def _run(arguments: list[str], ctrl_c: _CtrlC) -> int:
     try:
         group.main(arguments, prog_name="fusec", standalone_mode=False)
     except click.exceptions.Exit as e:
@@ -122,7 +150,7 @@ def _run(arguments: list[str]) -> int:
             return _bug(arguments, e)
         return _fail(arguments, ResourceError(f"cannot write {e.filename or 'a file'}: {e.strerror}"))
     except Exception as e:
-        return _bug(arguments, e)
+        return _fail(arguments, Interrupted("interrupted")) if ctrl_c.pressed else _bug(arguments, e)
     return 0
 
 

@@ -174,7 +174,9 @@ def test_an_interrupt_stops_with_130(folder: Path) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
-    time.sleep(6)
+    assert process.stderr is not None
+    assert b"sizes that nobody gave" in process.stderr.readline()  # imports are over and the work begins
+    time.sleep(1)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=10) == 130
 

@@ -16,6 +16,7 @@ from fusec.ir.types import DType
 from fusec.lower.draft import FOLDS, Attempt, Demand, Draft, folded
 from fusec.lower.entries import (
     Entry,
+    add,
     bounds,
     compare,
     conjunction,
@@ -266,6 +267,15 @@ def _folded_back(at: Entry, n: Extent, mode: str) -> Entry:
     return minimum(around, (n - 1) * 2 - around)
 
 
+def _windows(s: Scope, node: Node, index: tuple[Entry, ...], guard: bool) -> Expr:
+    x, axes = node.operands[0], node.attr("axes")
+    at = list(index[: len(x.shape)])
+    places = index[len(x.shape) :]
+    for axis, place, stride, dilation in zip(axes, places, node.attr("strides"), node.attr("dilations"), strict=True):
+        at[axis] = add(scale(at[axis], stride), scale(place, dilation))
+    return s.element(x, at, guard)
+
+
 def _iota(_: Scope, node: Node, index: tuple[Entry, ...], _guard: bool) -> Expr:
     return cast(value_of(shift(scale(index[0], node.attr("step")), node.attr("start"))), node.attr("dtype"))
 
@@ -330,6 +340,7 @@ RULES: dict[str, Rule] = {
     "slice": _slice,
     "concat": _concat,
     "pad": _pad,
+    "windows": _windows,
     "iota": _iota,
     "dims": _dims,
     "gather": _gather,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusec.errors import BugError, ModelError
-from fusec.ir.dim import Extent, product
+from fusec.ir.dim import Extent, floordiv, product
 from fusec.ir.evaluate import literal
 from fusec.ir.types import DType, TensorType, Type
 from fusec.ops.op import Attrs, Infer, Kind, Op, Reference, as_tuple, register
@@ -144,6 +144,42 @@ def _pad_reference(args: Sequence[Array | None], attrs: Attrs) -> tuple[Array, .
 
 
 _register("pad", _infer_pad, _pad_reference)
+
+
+def window_count(n: Extent, size: Extent, stride: int, dilation: int) -> Extent:
+    """How many windows of `size` elements, `dilation` apart, fit into `n` elements, one every `stride`."""
+    return floordiv(n - (size - 1) * dilation - 1, stride) + 1
+
+
+def _infer_windows(inputs: Sequence[Type | None], attrs: Attrs) -> tuple[Type, ...]:
+    (x,) = tensors("windows", inputs, 1)
+    axes, sizes, strides, dilations = (tuple(attrs[n]) for n in ("axes", "sizes", "strides", "dilations"))
+    if not len(axes) == len(sizes) == len(strides) == len(dilations) == len(set(axes)):
+        raise ModelError("windows: axes, sizes, strides and dilations do not fit each other", op="windows")
+    if any(isinstance(s, int) and s < 1 for s in (*sizes, *strides, *dilations)):
+        raise ModelError("windows: sizes, strides and dilations must be at least 1", op="windows")
+    shape = list(x.dims)
+    for axis, size, stride, dilation in zip(axes, sizes, strides, dilations):
+        n = x.dims[check_axis("windows", axis, len(x.dims))]
+        reach = (size - 1) * dilation + 1
+        if isinstance(n, int) and isinstance(reach, int) and n < reach:
+            text = f"windows: a window reaches over {reach} elements, axis {axis} of {x} has {n}"
+            raise ModelError(text, op="windows")
+        shape[axis] = window_count(n, size, stride, dilation)
+    return (TensorType(x.dtype, (*shape, *sizes)),)
+
+
+def _windows_reference(args: Sequence[Array | None], attrs: Attrs) -> tuple[Array, ...]:
+    x, axes = _first(args), attrs["axes"]
+    reach = [(size - 1) * dilation + 1 for size, dilation in zip(attrs["sizes"], attrs["dilations"])]
+    view = np.lib.stride_tricks.sliding_window_view(x, reach, axes)  # type: ignore[call-overload]
+    chosen = [slice(None)] * x.ndim
+    for axis, stride in zip(axes, attrs["strides"]):
+        chosen[axis] = slice(None, None, stride)
+    return as_tuple(view[(*chosen, *(slice(None, None, d) for d in attrs["dilations"]))])
+
+
+_register("windows", _infer_windows, _windows_reference)
 
 
 def _infer_iota(inputs: Sequence[Type | None], attrs: Attrs) -> tuple[Type, ...]:

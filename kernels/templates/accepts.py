@@ -20,7 +20,7 @@ MAX_CONTRACTIONS = 2
 """A chain is two matrix products; attention is two by itself."""
 PANEL_ELEMENTS = 1 << 16
 """Elements in a row of a panel between two contractions, or between one and a reduction: it stays in cache, rows and all."""
-ASKS_ALL = frozenset(["concat", "pad", "gather", "gather_elements", "gather_nd"])
+ASKS_ALL = frozenset(["concat", "pad", "windows", "gather", "gather_elements", "gather_nd"])
 """Ops that ask their inputs at places outside or read from memory: folds cannot be asked so."""
 
 

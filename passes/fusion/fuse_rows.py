@@ -61,8 +61,11 @@ def _before(edge: Edge, reduction: Node) -> Verdict:
     """Pointwise work whose results the rows are made of."""
     if not is_map(edge.producer):
         return Verdict(False, f"{edge.producer.kind.value} producers have loops of their own")
+    windows = [n for n in (*edge.producer.nodes, *edge.consumer.nodes) if n.op == "windows"]
     for n in edge.producer.nodes:
-        if not fits_rows(n, reduction) and kind(n) is not Kind.VIEW:
+        if any(map(_overlap, windows)) and work(n) > CHEAP_FLOPS:
+            return Verdict(False, f"{n.op} would be computed again in every window")
+        if not windows and not fits_rows(n, reduction) and kind(n) is not Kind.VIEW:
             return Verdict(False, f"{n.outputs[0]} does not lie along the rows of {reduction.operands[0].type}")
     for n in makers(edge):
         if not reads_affine(n):
@@ -110,6 +113,12 @@ def _repeats(node: Node, reduction: Node) -> bool:
     size, full = product(node.outputs[0].shape), product(reduction.operands[0].shape)
     kept, _ = row_space(reduction)
     return size not in (full, product(kept)) and work(node) > CHEAP_FLOPS
+
+
+def _overlap(windows: Node) -> bool:
+    """Whether an element may lie in more than one window."""
+    sizes, strides = windows.attr("sizes"), windows.attr("strides")
+    return any(not isinstance(n, int) or n > stride for n, stride in zip(sizes, strides, strict=True))
 
 
 def _is_long(reduction: Node) -> bool:

@@ -108,6 +108,9 @@ VIEWS: list[tuple[str, tuple[tuple[int, ...], ...], dict[str, Any]]] = [
     ("pad", ((3, 4),), {"before": (2, 1), "after": (0, 3), "mode": "edge"}),
     ("pad", ((3, 4),), {"before": (2, 1), "after": (1, 3), "mode": "reflect"}),
     ("pad", ((3, 4),), {"before": (2, 1), "after": (1, 3), "mode": "wrap"}),
+    ("windows", ((2, 5, 7),), {"axes": (1, 2), "sizes": (2, 3), "strides": (2, 1), "dilations": (3, 2)}),
+    ("windows", ((6,),), {"axes": (0,), "sizes": (6,), "strides": (4,), "dilations": (1,)}),
+    ("windows", ((5, 4),), {"axes": (1, 0), "sizes": (2, 2), "strides": (1, 1), "dilations": (1, 1)}),
 ]
 
 

@@ -124,6 +124,8 @@ TABLE: list[tuple[str, list[Any], dict[str, Any]]] = [
     ("pad", [X], {"before": (0, 1, 0), "after": (1, 0, 2), "mode": "edge"}),
     ("pad", [X], {"before": (1, 2, 0), "after": (1, 0, 3), "mode": "reflect"}),
     ("pad", [X], {"before": (1, 2, 0), "after": (1, 0, 3), "mode": "wrap"}),
+    ("windows", [X], {"axes": (2, 1), "sizes": (2, 3), "strides": (2, 1), "dilations": (1, 1)}),
+    ("windows", [X[:0]], {"axes": (1, 2), "sizes": (2, 2), "strides": (1, 3), "dilations": (2, 3)}),
     ("iota", [], {"size": 5, "start": 3, "step": -2, "dtype": DType.I32}),
     ("iota", [], {"size": 5, "start": 0, "step": 1, "dtype": DType.BF16}),
     ("dims", [], {"values": (3, 4)}),
@@ -185,6 +187,8 @@ def test_symbolic_broadcasting() -> None:
     assert infer("matmul", "f32[B, 1, N, 8]", "f32[4, 8, M]") == "f32[B, 4, N, M]"
     assert infer("concat", "f32[N, 2]", "f32[M, 2]", axis=0) == "f32[M + N, 2]"
     assert infer("pad", "f32[N]", before=(1,), after=(2,), mode="constant") == "f32[N + 3]"
+    two = {"strides": (2, 1), "dilations": (1, 2)}
+    assert infer("windows", "f32[N, 8]", axes=(0, 1), sizes=(3, 2), **two) == "f32[floordiv(N - 3, 2) + 1, 6, 3, 2]"
     assert infer("clip", "f32[N]", None, "f32[]") == "f32[N]"
 
 
@@ -218,6 +222,11 @@ def test_errors_show_both_types(call: tuple[str, ...], message: str) -> None:
         ("layer_norm", ["f32[2, 3]", "f32[2, 3]"], {"axis": 1, "epsilon": 1e-5}),
         ("layer_norm", ["f32[2, 1]", "f32[3]"], {"axis": 1, "epsilon": 1e-5}),
         ("gather_nd", ["f32[2]", "i64[3, 2]"], {"batch_dims": 0}),
+        ("windows", ["f32[4]"], {"axes": (0,), "sizes": (3,), "strides": (1,), "dilations": (2,)}),
+        ("windows", ["f32[4]"], {"axes": (0,), "sizes": (0,), "strides": (1,), "dilations": (1,)}),
+        ("windows", ["f32[4]"], {"axes": (0,), "sizes": (2,), "strides": (0,), "dilations": (1,)}),
+        ("windows", ["f32[4]"], {"axes": (1,), "sizes": (2,), "strides": (1,), "dilations": (1,)}),
+        ("windows", ["f32[4]"], {"axes": (0,), "sizes": (2, 2), "strides": (1,), "dilations": (1,)}),
         ("pad", ["f32[2]"], {"before": (-3,), "after": (0,), "mode": "constant"}),
         ("pad", ["f32[2]"], {"before": (1,), "after": (0,), "mode": "mirror"}),
     ],

@@ -14,6 +14,7 @@ from fusec.lower.finish import assemble
 from fusec.lower.merge_axes import merge_axes
 from fusec.lower.parameters import parametrise
 from fusec.lower.stages import make_stages
+from fusec.lower.winograd import is_winograd, winograd_stages
 from fusec.rewrite.fused import Group
 from fusec.tile.program import TileProgram
 from fusec.tile.verify import verify_program
@@ -80,7 +81,8 @@ def _lower(
     group: Group, graph: Graph, programs: Programs, names: Callable[[str], str], roots: Sequence[str]
 ) -> Pattern:
     try:
-        staged = make_stages(group, expand(group.nodes), graph, names)
+        make = winograd_stages if is_winograd(group.nodes) else make_stages
+        staged = make(group, expand(group.nodes), graph, names)
         program, params, renamed = parametrise(merge_axes(assemble(staged)))
     except BugError as e:
         raise BugError(f"lowering the group {group.label} ({group.nodes[-1].outputs[0]}): {e.message}") from e

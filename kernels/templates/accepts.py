@@ -35,7 +35,7 @@ PLAIN_KINDS = frozenset([Kind.ELEMENTWISE, Kind.VIEW])
 def accepts(nodes: Sequence[Node], outputs: Sequence[Value], target: Target | None = None) -> Verdict:
     """Whether nodes (in topological order) that store `outputs` can be one kernel."""
     del target  # all CPU levels have the same templates
-    for check in (_native, _contractions, _after_folds, _gathers, _reshapes, _panels):
+    for check in (_native, _transforms, _contractions, _after_folds, _gathers, _reshapes, _panels):
         verdict = check(nodes, outputs)
         if not verdict.ok:
             return verdict
@@ -60,6 +60,21 @@ def _native(nodes: Sequence[Node], _: Sequence[Value]) -> Verdict:
             t = v.type
             if not isinstance(t, TensorType) or t.shape is None or not t.dtype.is_native:
                 return Verdict(False, f"{v} is not what kernels compute on")
+    return TAKEN
+
+
+def _transforms(nodes: Sequence[Node], outputs: Sequence[Value]) -> Verdict:
+    """Winograd's transforms work on whole tiles of pixels: only pointwise work on pixels joins, after the last of them."""
+    transforms = [n for n in nodes if n.op.startswith("winograd")]
+    if not transforms or len(nodes) == 1:
+        return TAKEN
+    (first, *more), pixels = transforms, nodes[0].outputs[0].shape
+    if more or first.op != "winograd_output" or first is not nodes[0]:
+        return Verdict(False, f"{transforms[-1].op} works on whole tiles, and takes nothing in front of it")
+    if any(kind_of(n.op) is not Kind.ELEMENTWISE or n.outputs[0].shape != pixels for n in nodes[1:]):
+        return Verdict(False, "only pointwise work on the pixels joins a transform")
+    if any(v.name not in _descendants(nodes, {first.outputs[0].name}) for v in outputs):
+        return Verdict(False, "every output must come from the transform")
     return TAKEN
 
 

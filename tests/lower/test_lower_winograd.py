@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from fusec.ir.dim import symbol
 from fusec.ops import op as ops
 

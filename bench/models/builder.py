@@ -45,7 +45,7 @@ class ModelBuilder:
     def weight(self, *shape: int, scale: float | None = None) -> str:
         """A normal random float32 weight; by default scaled by 1 / sqrt(fan in)."""
         scale = 1 / math.sqrt(shape[0]) if scale is None else scale
-        return self.constant((self.rng.standard_normal(shape) * scale).astype(np.float32))
+        return self.constant(self.rng.standard_normal(shape, np.float32) * np.float32(scale))
 
     def ints(self, *values: int) -> str:
         """An int64 vector."""

@@ -9,6 +9,7 @@ from fusec.frontend.table import (  # noqa: F401  # each fills ROWS when it is i
     gather,
     known_ops,
     normalise,
+    pool,
     quantise,
     reduce,
     transformer,

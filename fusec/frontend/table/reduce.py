@@ -1,4 +1,4 @@
-"""Rows of reductions, global pooling, and the position of an extreme."""
+"""Rows of reductions, and the position of an extreme."""
 
 from __future__ import annotations
 
@@ -81,15 +81,6 @@ def _log_sum_exp(call: Call) -> Value:
     total = call.emit("reduce_sum", call.emit("exp", call.emit("sub", x, top)), axes=axes, keepdims=True)
     out = call.emit("add", call.emit("log", total), top)
     return out if keepdims else call.reshape(out, [d for i, d in enumerate(x.shape) if i not in axes])
-
-
-@row("GlobalAveragePool", "GlobalMaxPool")
-def _global_pool(call: Call) -> Value:
-    x = call.x()
-    if len(x.shape) < 3:
-        raise call.error(f"needs channels and at least one more axis, got {x.type}")
-    fn = "mean" if call.op_type == "GlobalAveragePool" else "max"
-    return reduced(call, fn, x, tuple(range(2, len(x.shape))), keepdims=True)
 
 
 @row("ArgMax", "ArgMin")

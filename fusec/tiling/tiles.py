@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from fusec.ir.dim import Dim, Extent, ceildiv, floordiv, maximum, minimum, product, symbols_of
 from fusec.ir.expr import Load
-from fusec.kernels.cpu.contract_form import Contraction, panel_load, plain_load
+from fusec.kernels.cpu.contract_form import Contraction, direct_load, panel_load
 from fusec.kernels.kernel import StageTiling
 from fusec.tile.program import Stage, TileProgram
 
@@ -90,7 +90,7 @@ def _product_tiles(
     n_task = [f for _, f in products if f.n in names]
     depth: Extent = 1
     for _, f in products:
-        depth = maximum(depth, f.k.extent)
+        depth = maximum(depth, f.depth)
     columns = _columns(program, products[0][0], products[0][1], depth) if n_task else None
     out: dict[str, Extent] = {a.name: 1 for a in program.axes}
     for _, f in products:
@@ -146,5 +146,5 @@ def _index(stages: Sequence[Stage], operand: str) -> Sequence[object]:
 
 
 def _is_direct(program: TileProgram, form: Contraction) -> bool:
-    load = plain_load(form.left)
+    load = direct_load(form.left)
     return load is not None and program.operand[load[0]].dtype is form.dtype

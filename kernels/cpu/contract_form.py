@@ -1,15 +1,15 @@
-"""Recognising a contraction: a stage whose fold is `sum[k](A * B)` with A independent of the columns and B of the rows.
+"""Recognising a contraction: a stage whose fold is `sum[..](A * B)` with A independent of the columns and B of the rows.
 
-Pure analysis of a tile program: tiling asks it whether the template fits, the emitter what to read and what comes
-after.
+A matrix product folds one axis; a convolution folds the positions of its window, the *taps*, and the channels. Pure
+analysis of a tile program: tiling asks it whether the template fits, the emitter what to read and what comes after.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fusec.ir.dim import Extent, symbol, symbols_of
+from fusec.ir.dim import Extent, product, symbol, symbols_of
 from fusec.ir.expr import Const, Expr, Index, Load, Prim, Ref, cast, replace_refs, walk
 from fusec.ir.types import DType
 from fusec.tile.program import Axis, Fold, Let, Stage, Statement, Store
@@ -27,15 +27,18 @@ MOST_WRITTEN_OUT = 1 << 12
 
 @dataclass(frozen=True, slots=True)
 class Contraction:
-    """A stage as a matrix product: `fold` = sum over k of `left[m, k] * right[k, n]` for each index of the batch axes.
+    """A stage as a matrix product: `fold` = sum over taps and k of `left[m, .., k] * right[.., k, n]`, for each index of
+    the batch axes.
 
-    `m` is "" where the stage has a single axis. `left` and `right` mention no lets and have the accumulator's dtype.
-    `epilogue` are the statements after the product, which know the fold as a Ref.
+    `m` is "" where the stage has a single axis. `k` is the innermost fold axis, `taps` are those around it. `left` and
+    `right` mention no lets and have the accumulator's dtype. `epilogue` are the statements after the product, which know
+    the fold as a Ref.
     """
 
     batch: tuple[str, ...]
     m: str
     n: str
+    taps: tuple[Axis, ...]
     k: Axis
     fold: str
     result: DType
@@ -44,13 +47,36 @@ class Contraction:
     right: Expr
     epilogue: tuple[Statement, ...]
 
+    @property
+    def folds(self) -> tuple[Axis, ...]:
+        """All fold axes, outermost first."""
+        return (*self.taps, self.k)
+
+    @property
+    def depth(self) -> Extent:
+        """How many products are summed."""
+        return product(a.extent for a in self.folds)
+
+    @property
+    def place(self) -> Extent:
+        """The number of a product within the sum: the fold axes row-major."""
+        return row_major(self.folds)
+
+
+def row_major(axes: Sequence[Axis]) -> Extent:
+    """The number of a point of some axes, the last one running fastest."""
+    place: Extent = 0
+    for a in axes:
+        place = place * a.extent + symbol(a.name)
+    return place
+
 
 def contraction(stage: Stage) -> Contraction | None:
     """The stage as a contraction; None where it is anything else."""
     folds = [s for s in stage.body if isinstance(s, Fold)]
-    if len(stage.folds) != 1 or len(folds) != 1 or not stage.axes:
+    if not stage.folds or len(folds) != 1 or not stage.axes:
         return None
-    (fold,), (k,) = folds, stage.folds
+    (fold,), (*taps, k) = folds, stage.folds
     *outer, n = stage.axis_names
     m = outer.pop() if outer else ""
     lets = {s.name: s.value for s in stage.body if isinstance(s, Let)}
@@ -71,6 +97,7 @@ def contraction(stage: Stage) -> Contraction | None:
         tuple(outer),
         m,
         n,
+        tuple(taps),
         k,
         fold.name,
         product.dtype,
@@ -114,20 +141,29 @@ def axes_of(e: Expr) -> frozenset[str]:
 
 def plain_load(e: Expr) -> tuple[str, tuple[Extent, ...]] | None:
     """Operand and index of a load that needs no arithmetic, no bounds check and no other load."""
-    if not isinstance(e, Load) or e.fill is not None:
+    return direct_load(e) if isinstance(e, Load) and e.fill is None else None
+
+
+def direct_load(e: Expr) -> tuple[str, tuple[Extent, ...]] | None:
+    """Operand and index of a load that needs no arithmetic and no other load, but perhaps yields zeros outside."""
+    if not isinstance(e, Load) or (e.fill is not None and e.fill.value != 0):
         return None
     index = tuple(i for i in e.index if not isinstance(i, _EXPRESSIONS))
     return (e.operand, index) if len(index) == len(e.index) else None
 
 
 def panel_load(c: Contraction) -> str | None:
-    """The operand that B reads as `w[.., k, n]`, so that it may lie in panels; None where B is anything else."""
+    """The operand that B reads as `w[.., k, n]`, so that it may lie in panels; None where B is anything else.
+
+    With taps the second last index is the number of the product within the sum. The last one may be shifted.
+    """
     load = plain_load(c.right)
     if load is None or len(load[1]) < 2:
         return None
     operand, (*batch, k, n) = load
-    free = not any(symbols_of(i) & {c.k.name, c.n} for i in batch)
-    return operand if free and k == symbol(c.k.name) and n == symbol(c.n) else None
+    own = {c.n, *(a.name for a in c.folds)}
+    free = not any(symbols_of(i) & own for i in (*batch, n - symbol(c.n)))
+    return operand if free and k == c.place else None
 
 
 _EXPRESSIONS = (Const, Ref, Index, Load, Prim)

@@ -122,6 +122,27 @@ def emit_tile(
     return [b.op(add, x, y) for x, y in zip(rest.results, loop.results[size:], strict=True)]
 
 
+def emit_taps(
+    b: Builder,
+    shape: TileShape,
+    table: Value,
+    pitch: Value,
+    taps: Value,
+    step: Value,
+    panels: Sequence[Value],
+    depth: Value,
+) -> list[Value]:
+    """The accumulators of one tile, summed over taps: entry `tap * pitch + r` of the table is where row r begins."""
+    zero = constant(shape.type, 0.0 if shape.is_float else 0)
+    size = b.mul(depth, b.i64(shape.width))
+    with b.loop(b.i64(0), taps, 1, [zero] * (shape.rows * len(panels) * shape.vectors), "tap") as loop:
+        line = b.gep(table, b.mul(loop.index, pitch), "i64")
+        rows = [b.load("ptr", b.gep(line, b.i64(r), "i64")) for r in range(shape.rows)]
+        places = [b.gep(p, b.mul(loop.index, size), shape.element) for p in panels]
+        loop.next = emit_tile(b, shape, rows, step, places, b.i64(shape.width), depth, loop.carried)
+    return list(loop.results)
+
+
 def multiply_add(b: Builder, shape: TileShape, x: Value, y: Value, total: Value) -> Value:
     """x * y + total: fused where the level has the instruction."""
     if not shape.is_float:

@@ -1,0 +1,126 @@
+"""The right side of a contraction: B in panels, `width` columns wide and stored product by product.
+
+Weights lie in panels already; of anything else, a panel at a time is packed into scratch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fusec.errors import BugError
+from fusec.ir.dim import Extent, linear, product, symbol
+from fusec.kernels.cpu.builder import Value
+from fusec.kernels.cpu.context import Storage
+from fusec.kernels.cpu.contract_context import ContractContext
+from fusec.kernels.cpu.contract_form import panel_load, plain_load
+from fusec.kernels.cpu.contract_pack import clear_panel, pack_transposed
+from fusec.kernels.layout import Layout
+from fusec.tile.program import Store
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A weight in panels: the address of its first one, its columns in whole panels, and where column 0 lies in them."""
+
+    operand: str
+    shift: Extent
+
+
+class RightSide:
+    """B, at any batch index and column."""
+
+    def __init__(self, state: ContractContext) -> None:
+        self.s = state
+        self._stored = self._lies_in_panels()
+        size = state.form.depth * (state.shape.width * state.shape.panels * state.form.dtype.itemsize)
+        self._room = None if self._stored else state.ctx.scratch(size)
+
+    def _lies_in_panels(self) -> _Stored | None:
+        form, ctx = self.s.form, self.s.ctx
+        operand, load = panel_load(form), plain_load(form.right)
+        if operand is None or load is None:
+            return None
+        rank = len(ctx.program.operand[operand].shape)
+        if ctx.kernel.layouts[operand] != Layout.panels(rank, self.s.shape.width):
+            return None
+        return _Stored(operand, load[1][-1] - symbol(form.n))
+
+    def first(self, low: Value) -> Value:
+        """The column at which the first panel begins that holds column `low`: a tile may begin inside one."""
+        b = self.s.b
+        if self._stored is None:
+            return low
+        width, shift = b.i64(self.s.shape.width), self.s.value(self._stored.shift)
+        return b.sub(b.mul(b.op("udiv", b.add(low, shift), width), width), shift)
+
+    def panels(self, n: Value, n_end: Value) -> list[Value]:
+        """The panels from column n on, as many as a register tile takes; those past the end repeat the last one."""
+        s, b, shape = self.s, self.s.b, self.s.shape
+        if self._stored is not None:
+            return self._stored_panels(self._stored, n)
+        if self._room is None:
+            raise BugError("panels need scratch memory")
+        if shape.panels == 1:
+            self._pack(self._room, n, n_end)
+            return [self._room]
+        size = b.mul(s.ctx.slot(s.form.depth), b.i64(shape.width))
+        with b.loop(b.i64(0), b.i64(shape.panels), hint="pack") as loop:
+            place = b.gep(self._room, b.mul(loop.index, size), shape.element)
+            self._pack(place, b.add(n, b.mul(loop.index, b.i64(shape.width))), n_end)
+        return [b.gep(self._room, b.mul(b.i64(p), size), shape.element) for p in range(shape.panels)]
+
+    def _stored_panels(self, stored: _Stored, n: Value) -> list[Value]:
+        s, b, width = self.s, self.s.b, self.s.shape.width
+        storage, load = s.ctx.storage(stored.operand), plain_load(s.form.right)
+        if load is None:
+            raise BugError("packed weights are plain loads")
+        extents = s.ctx.kernel.layouts[stored.operand].shape(s.ctx.program.operand[stored.operand].shape)
+        strides = [product(extents[d + 1 :]) for d in range(len(extents))]
+        batch: Extent = 0
+        for i, stride in zip(load[1][:-2], strides, strict=False):
+            batch = batch + i * stride
+        base = s.pointer(storage.pointer, batch)
+        last = b.mul(b.sub(s.ctx.slot(extents[-3]), b.i64(1)), b.i64(width))
+        n = b.add(n, s.value(stored.shift))
+        out = []
+        for p in range(s.shape.panels):
+            column = b.smin(b.add(n, b.i64(p * width)), last) if p else n
+            out.append(b.gep(base, b.mul(column, s.ctx.slot(extents[-2])), s.shape.element))
+        return out
+
+    def _pack(self, place: Value, n: Value, n_end: Value) -> None:
+        """Columns [n, n + width) of B into a panel, zeros past the end."""
+        s, b, form = self.s, self.s.b, self.s.form
+        depth, width = s.ctx.slot(form.depth), s.shape.width
+        end = b.smin(b.add(n, b.i64(width)), n_end)
+        full = b.compare("eq", b.sub(end, n), b.i64(width))
+        clear_panel(b, s.shape, place, depth, unless=full)
+        source = self._transposed()
+        if source is not None:
+            b.when(b.compare("slt", n, end), lambda: pack_transposed(b, s.shape, source, place, n, end, depth))
+            return
+        name = s.name("right")
+        start = s.bind("panel", n)
+        offset = form.place * width + symbol(form.n) - start
+        shape = (*(a.extent for a in form.folds), s.ctx.program.axis[form.n].extent)
+        s.ctx.add_storage(name, Storage(place, form.dtype, shape, lambda _: offset))
+        axes = (*(a.name for a in form.folds), form.n)
+        with s.range(form.n, n, end):
+            s.compute(axes, form.n, Store(name, tuple(symbol(a) for a in axes), form.right))
+
+    def _transposed(self) -> tuple[Value, Value] | None:
+        """Base and column stride of a B that is a plain load, contiguous along the sum and not along n."""
+        load, form = plain_load(self.s.form.right), self.s.form
+        if load is None or self.s.ctx.storage(load[0]).dtype is not form.dtype:
+            return None
+        storage = self.s.ctx.storage(load[0])
+        split = linear(storage.offset(load[1]), [form.n, *(a.name for a in form.folds)])
+        if split is None or split[1].get(form.n, 0) in (0, 1):
+            return None
+        rest, steps = split
+        along: Extent = 1
+        for a in reversed(form.folds):
+            if steps.get(a.name) != along:
+                return None
+            along = along * a.extent
+        return self.s.pointer(storage.pointer, rest), self.s.value(steps[form.n])

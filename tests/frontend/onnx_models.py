@@ -7,7 +7,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from fusec.errors import FusecError
+from fusec.frontend.read import read_model
 
 F32 = TensorProto.FLOAT
 
@@ -44,3 +48,14 @@ def model(
 
 def relu_model() -> onnx.ModelProto:
     return model([node("Relu", "x", "y")], [info("x")], [info("y")])
+
+
+def fails(kind: type[FusecError], source: object, *words: str, **options: object) -> FusecError:
+    """The error of reading `source`, of this class, on one printable line with these words in it."""
+    with pytest.raises(kind) as caught:
+        read_model(source, **options)  # type: ignore[arg-type]
+    text = str(caught.value)
+    for word in words:
+        assert word in text, text
+    assert all(c.isprintable() for c in text), repr(text)
+    return caught.value

@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 
-.PHONY: demo test lint types imports pytest models bench clean
+.PHONY: demo test test-thorough lint types imports pytest models bench clean
 
 $(VENV)/demo.stamp: setup.py
 	$(PYTHON) -c 'import sys; sys.exit("fusec needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
@@ -36,6 +36,9 @@ models: $(VENV)/test.stamp
 
 pytest: $(VENV)/test.stamp models
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+test-thorough: $(VENV)/test.stamp lint types imports models
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --thorough --timeout 1800
 
 bench: $(VENV)/test.stamp
 	$(BIN)/python -m bench.speed

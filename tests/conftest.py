@@ -1,18 +1,48 @@
-"""Shared by all tests: a private code cache, and the summary line of the ONNX suite."""
+"""Shared by all tests: a private code cache, how thorough a run is, and the summary line of the ONNX suite."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections import Counter
 
 import pytest
+from hypothesis import settings
 
 # before anything of fusec is imported: tests never touch the user's cache, and workers of one run share theirs
-os.environ.setdefault("FUSEC_CACHE_DIR", tempfile.mkdtemp(prefix="fusec-test-cache-"))
+OWN_CACHE = "" if "FUSEC_CACHE_DIR" in os.environ else tempfile.mkdtemp(prefix="fusec-test-cache-")
+os.environ.setdefault("FUSEC_CACHE_DIR", OWN_CACHE)
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 for name in ("FUSEC_DEBUG", "FUSEC_DUMP", "FUSEC_DEVICE", "FUSEC_NUM_THREADS", "FUSEC_CACHE"):
     os.environ.pop(name, None)
+
+settings.register_profile("quick", max_examples=50, deadline=None, derandomize=True, database=None)
+settings.register_profile("thorough", max_examples=500, deadline=None)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The one switch between what every change runs and what there is time for now and then."""
+    parser.addoption("--thorough", action="store_true", help="run slow tests too, and ten times the random examples")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """How many examples tests of properties draw, where they do not say."""
+    settings.load_profile("thorough" if config.getoption("thorough") else "quick")
+
+
+def pytest_unconfigure() -> None:
+    """The code cache goes with the run that made it."""
+    if OWN_CACHE:
+        shutil.rmtree(OWN_CACHE, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip slow tests, each of which has a quicker sibling, unless the run is thorough."""
+    if not config.getoption("thorough"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: runs with --thorough"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

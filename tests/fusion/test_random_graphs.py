@@ -12,7 +12,7 @@ from fusec.rewrite.fused import Verdict, unfused
 from fusec.rewrite.fusion import FusionPass, fuse
 
 UNARY = ("neg", "exp", "relu", "sigmoid", "abs")
-QUIET = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+QUIET = settings(suppress_health_check=list(HealthCheck))
 
 
 @st.composite

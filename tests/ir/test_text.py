@@ -118,7 +118,7 @@ def graphs(draw: st.DrawFn) -> Graph:
     return Graph(b.name, inputs, tuple(outputs), tuple(nodes), weights)
 
 
-@settings(max_examples=150, deadline=None, phases=PHASES)
+@settings(phases=PHASES)
 @given(graphs())
 def test_round_trip(graph: Graph) -> None:
     text = print_graph(graph)
@@ -128,7 +128,7 @@ def test_round_trip(graph: Graph) -> None:
     assert text.count("\n") == len(graph.nodes) + len(graph.weights) + 2
 
 
-@settings(max_examples=100, deadline=None, phases=PHASES)
+@settings(phases=PHASES)
 @given(st.one_of(st.text(), graphs().map(print_graph)), st.data())
 def test_damaged_text_is_a_plan_error(text: str, data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(text)))

@@ -88,7 +88,7 @@ def builders(draw) -> Builder:
     return b
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
     builders(), st.sampled_from([1, 2, 3, 7]), st.sampled_from([0.5, 3.0, 9.0]), st.booleans(), st.integers(0, 1 << 30)
 )

@@ -11,10 +11,13 @@ from collections.abc import Callable, Sequence
 
 from fusec.errors import BugError
 from fusec.ir.expr import TRANSCENDENTAL, Expr, Prim, Ref, walk
+from fusec.kernels.cpu.blocks import Body, one_point, side_by_side
 from fusec.kernels.cpu.builder import Value
 from fusec.kernels.cpu.context import Context
 from fusec.kernels.cpu.expression import Point
 from fusec.kernels.cpu.fold import Accumulator
+from fusec.kernels.cpu.merged import Split, split_merged
+from fusec.kernels.cpu.windows import LARGEST, Range, windows
 from fusec.kernels.kernel import StageTiling
 from fusec.tile.program import Fold, Let, Stage, Statement
 
@@ -23,6 +26,8 @@ CHEAP = 12
 WIDE = 2
 """Registers per vector of a longer body. Its operations wait for each other, so several registers side by side keep the
 units busy: a chain of three sigmoids runs in half the time with 2 x 2 registers (AVX2, Zen: 6.5 against 3.3 ms)."""
+BROAD = 4
+"""Stores from which on a body has enough independent work in one vector; more would only not fit into registers."""
 
 
 def emit_nest(ctx: Context, stage: Stage, tiling: StageTiling) -> None:
@@ -39,7 +44,8 @@ class Nest:
         self.stage = stage
         self.lane = tiling.lane
         self.folds = [a.name for a in stage.folds]
-        self.cheap = self._cost() <= CHEAP
+        self.broad = len(stage.stores) >= BROAD
+        self.cheap = self._cost() <= CHEAP or self.broad
         self.lanes = ctx.isa.lanes * (1 if self.cheap else WIDE) if tiling.lane else 0
         self.point = Point(ctx, tiling.lane, self.lanes)
         self.lane_folds = self.lane in self.folds
@@ -56,9 +62,16 @@ class Nest:
 
     def _copies(self) -> int:
         """How many vectors are computed side by side."""
-        if not self.lane:
+        if not self.lane or self.broad:
             return 1
-        return 4 if self.folds and self.cheap else 2
+        return 4 if self.stage.folds and self.cheap else 2
+
+    def _several(self, count: int) -> tuple[tuple[Body, Range | None] | None, int]:
+        """The body for `count` points of the innermost scalar axis, and how many it takes."""
+        axes = [a for a in self.stage.axis_names if a != self.lane]
+        if count < 2 or not axes or not self.lane or self.lane_folds or not self.stage.folds:
+            return None, 1
+        return side_by_side(self.stage, axes[-1], count, self.windows), count
 
     def emit(self) -> None:
         """All loops over stage axes, and the body inside."""
@@ -67,11 +80,52 @@ class Nest:
 
     def _loops(self, axes: Sequence[str], inside: Callable[[], None]) -> None:
         if not axes:
+            self.point.assume(self.body.inside)
             inside()
             return
-        low, high = self.ctx.bounds(axes[0])
+        low, high = self._bounds(axes[0])
+        if len(axes) == 1 and self.several is not None:
+            self._blocks(axes[0], low, high, inside)
+            return
         with self.b.loop(low, high, hint=axes[0]) as loop, self.point.inside(axes[0], loop):
             self._loops(axes[1:], inside)
+
+    def _blocks(self, axis: str, low: Value, high: Value, inside: Callable[[], None]) -> None:
+        """Several points at once wherever their windows are inside, one at a time elsewhere."""
+        assert self.several is not None
+        b, (block, interior), one = self.b, self.several, self.body
+        count = b.i64(self.at_once)
+        with b.loop(low, high, hint=axis) as loop, self.point.inside(axis, loop):
+            first, last = interior or (0, LARGEST)
+            end = b.smin(high, self.point.extent(last)) if interior else high
+            fits = b.compare("sle", b.add(loop.index, count), end)
+            if interior:
+                fits = b.op("and", fits, b.compare("sge", loop.index, self.point.extent(first)))
+
+            def run(body: Body) -> None:
+                self.body = body
+                self.point.assume(body.inside)
+                inside()
+
+            b.either(fits, lambda: run(block), lambda: run(one))
+            loop.step = b.select(fits, count, b.i64(1))
+
+    def _bounds(self, axis: str) -> tuple[Value, Value]:
+        """The range of an axis. Entering the rows of a split axis settles what belongs to it of each row."""
+        for s in self.splits:
+            if axis in (s.row, s.column):
+                return self._split_bounds(s, axis == s.row)
+        return self.ctx.bounds(axis)
+
+    def _split_bounds(self, s: Split, rows: bool) -> tuple[Value, Value]:
+        b = self.b
+        low, high = self._bounds(s.axis)
+        columns = b.smax(self.point.extent(s.columns), b.i64(1))
+        if rows:
+            last = b.op("udiv", b.add(high, b.sub(columns, b.i64(1))), columns)
+            return b.op("udiv", low, columns), last
+        start = b.mul(self.point.axis_value(s.row), columns)
+        return b.smax(b.sub(low, start), b.i64(0)), b.smin(b.sub(high, start), columns)
 
     def _lane_loop(self) -> None:
         """Independent lanes: full vectors, then partial ones."""
@@ -97,11 +151,12 @@ class Nest:
             b.jump(loops)
             b.enter(loops)
             with point.inside_lanes(before):
-                step = lanes * self.copies
+                copies = self.body.copies
+                step = lanes * copies
                 whole = b.op("and", b.sub(high, low), b.i64(-step))
                 border = b.add(low, whole)
                 with b.loop(low, border, step, carried, hint="full") as loop:
-                    point.at_lanes([b.add(loop.index, b.i64(k * lanes)) for k in range(self.copies)])
+                    point.at_lanes([b.add(loop.index, b.i64(k * lanes)) for k in range(copies)])
                     loop.next = full(loop.carried)
                 with b.loop(border, high, lanes, loop.results, hint="part") as rest:
                     left = b.sub(high, rest.index)
@@ -116,7 +171,7 @@ class Nest:
     # ---- one point of the stage axes (or one group of lanes)
 
     def _body(self) -> None:
-        waiting: list[Statement] = list(self.stage.body)
+        waiting: list[Statement] = list(self.body.statements)
         while waiting:
             group, waiting = self._next_folds(waiting)
             if group:
@@ -146,7 +201,7 @@ class Nest:
     def _define(self, let: Let, before: bool) -> None:
         """A let that folds may need: computed inside their loops if it mentions a fold axis, else ahead of them."""
         e = self.point.define(let)
-        if self.point.interner.symbols(e) & set(self.folds):
+        if self.point.interner.symbols(e) & {a.name for a in self.stage.folds}:
             self.inner.append(e)
         elif before:
             self.point.everywhere(e)
@@ -155,7 +210,7 @@ class Nest:
         return any(isinstance(x, Ref) and x.name in names for x in walk(e))
 
     def _run_folds(self, group: list[Fold]) -> None:
-        folds = [Accumulator(self.point, f, self._shared(f)) for f in group]
+        folds = [Accumulator(self.point, f, self._shared(f), self.body.terms.get(f.name)) for f in group]
         if self.lane_folds:
             self._run_horizontal(folds)
         else:
@@ -177,28 +232,28 @@ class Nest:
         def innermost(states: Sequence[Value]) -> list[Value]:
             return self._step(folds, states, copies)
 
-        end = self._fold_loops(self.folds, start, innermost)
+        end = self._fold_loops(self.body.folds, start, innermost)
         for f, states in _deal(folds, end, copies):
             self.point.bind(f.fold.name, *f.finish(states))
 
     def _run_horizontal(self, folds: list[Accumulator]) -> None:
         """Lanes share the fold: several vectors of states, merged when all is read."""
-        start = [v for f in folds for v in f.start(self.copies)]
+        start = [v for f in folds for v in f.start(self.body.copies)]
 
         def full(states: Sequence[Value]) -> list[Value]:
-            return self._step(folds, states, self.copies)
+            return self._step(folds, states, self.body.copies)
 
         def partial(states: Sequence[Value]) -> list[Value]:
-            first = [v for f, own in _deal(folds, states, self.copies) for v in own[: f.width]]
+            first = [v for f, own in _deal(folds, states, self.body.copies) for v in own[: f.width]]
             stepped = iter(self._step(folds, first, 1))
             out: list[Value] = []
-            for f, own in _deal(folds, states, self.copies):
+            for f, own in _deal(folds, states, self.body.copies):
                 out += [next(stepped) for _ in range(f.width)] + list(own[f.width :])
             return out
 
-        outer = [a for a in self.folds if a != self.lane]
+        outer = [a for a in self.body.folds if a != self.lane]
         end = self._fold_loops(outer, start, lambda states: self.lane_region(states, full, partial))
-        for f, states in _deal(folds, end, self.copies):
+        for f, states in _deal(folds, end, self.body.copies):
             self.point.bind(f.fold.name, *f.finish(f.merge(states)))
 
     def _fold_loops(
@@ -206,10 +261,16 @@ class Nest:
     ) -> list[Value]:
         if not axes:
             return inside(states)
-        low, high = self.ctx.bounds(axes[0])
+        low, high = self._fold_bounds(axes[0])
         with self.b.loop(low, high, 1, states, hint=axes[0]) as loop, self.point.inside(axes[0], loop):
             loop.next = self._fold_loops(axes[1:], loop.carried, inside)
         return list(loop.results)
+
+    def _fold_bounds(self, axis: str) -> tuple[Value, Value]:
+        part = self.body.bounds.get(axis)
+        if part is None:
+            return self.ctx.bounds(axis)
+        return self.point.extent(part[0]), self.point.extent(part[1])
 
     def _step(self, folds: list[Accumulator], states: Sequence[Value], copies: int) -> list[Value]:
         for e in self.inner:  # in their order, so that no expression is evaluated deeper than one let

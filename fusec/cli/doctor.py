@@ -26,7 +26,7 @@ OPTIONAL = {
 def command(as_json: bool, quiet: bool, traceback: bool) -> None:
     """Check this machine and installation; every yellow row says why it is yellow."""
     del quiet, traceback
-    rows = [*_machine(), *_packages(), *_knobs(), *_smoke()]
+    rows = [*_machine(), *_roofs(), *_packages(), *_knobs(), *_smoke()]
     if as_json:
         print_json([dict(zip(("what", "state", "value", "note"), r, strict=True)) for r in rows])
     else:
@@ -55,6 +55,37 @@ def _machine() -> list[Row]:
         ),
         ("CUDA", "absent", "-", "this version has no CUDA back end"),
     ]
+
+
+def _roofs() -> list[Row]:
+    """What `fusec calibrate` found here, if it was ever asked."""
+    from fusec.api import open_cache
+    from fusec.measure.roofs import stored_roofs
+    from fusec.target import host
+
+    roofs = stored_roofs(open_cache(), host())
+    if roofs is None:
+        return [
+            (
+                "roofs",
+                "absent",
+                "-",
+                "`fusec calibrate` measures them; without, `fusec profile` has no percent of the roof",
+            )
+        ]
+    reads = ", ".join(f"{level.name} {level.read:.0f}" for level in roofs.levels)
+    rows: list[Row] = [
+        (
+            "arithmetic",
+            "ok",
+            f"{roofs.fma:.0f} GFLOP/s",
+            f"{roofs.fma_all:.0f} with {roofs.workers} workers; {roofs.date}",
+        ),
+        ("bandwidth", "ok", f"{reads} GB/s", f"one worker reading; memory with all {roofs.levels[-1].read_all:.0f}"),
+    ]
+    if roofs.launch:
+        rows.append(("hand-over", "ok", f"{roofs.handover:.2f} us", f"waking a sleeping team: {roofs.wake:.0f} us"))
+    return rows
 
 
 def _packages() -> list[Row]:

@@ -27,6 +27,7 @@ VERBS = {
     "inspect": "Show what is inside a model or a plan.",
     "explain": "Show for every edge why it was fused or not.",
     "verify": "Compare with a float64 reference or with onnxruntime.",
+    "calibrate": "Measure what this machine can do at best.",
     "cache": "Look at, check or clear the cache of machine code.",
     "doctor": "Check this machine and installation.",
 }

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusec.errors import BugError
-from fusec.ir.dim import Dim, Extent, linear, substitute, symbol, symbols_of
+from fusec.ir.dim import Dim, Extent, linear, symbol, symbols_of
 from fusec.ir.expr import Const, Expr, Load, cast, prim
 from fusec.ir.types import DType
 from fusec.kernels.cpu.builder import Value, constant, mangle, vector
 from fusec.kernels.cpu.context import Storage
-from fusec.kernels.cpu.polynomial import is_nonnegative
 from fusec.kernels.cpu.vector import literal, memory_type
+from fusec.kernels.cpu.windows import always_inside
 from fusec.target import Isa
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def plan(point: Point, name: str, index: Sequence[Extent | Expr], fill: Const | 
     for i, extent in zip(index, storage.shape, strict=True):
         if isinstance(i, int | Dim):
             entries.append(i)
-            if fill is None or _always_inside(point, i, extent):
+            if fill is None or (i, extent) in point.inside_already or always_inside(i, extent, point.extents):
                 continue
             read = point.interner.index(i)
         else:
@@ -68,17 +68,6 @@ def _pseudo(point: Point, read: Expr) -> Extent:
             name = known
     point.pseudo[name] = read
     return symbol(name)
-
-
-def _always_inside(point: Point, i: Extent, extent: Extent) -> bool:
-    """Whether an index polynomial needs no check: not negative, and below the extent at the ends of all its axes."""
-    axes = point.ctx.program.axis
-    names = [s for s in symbols_of(i) if s in axes]
-    split = linear(i, names)
-    if split is None or not is_nonnegative(i):
-        return False
-    room = extent - 1 - substitute(i, {n: axes[n].extent - 1 for n in names})
-    return isinstance(room, int) and room >= 0
 
 
 def fact(point: Point, e: Load) -> tuple[int, bool]:

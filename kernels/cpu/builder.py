@@ -123,7 +123,7 @@ class Block:
 
 @dataclass(slots=True)
 class Loop:
-    """An open loop: `index` and `carried` are this iteration's values; assign `next` before it ends.
+    """An open loop: `index` and `carried` are this iteration's values; assign `next` before it ends, `step` if it varies.
 
     After it, `results` are the carried values at the exit. `preheader` runs once before the first iteration, and not at
     all where there is none: the place for what the loop's body needs only once.
@@ -132,6 +132,7 @@ class Loop:
     index: Value
     carried: tuple[Value, ...]
     preheader: Block
+    step: Value
     next: Sequence[Value] = ()
     results: tuple[Value, ...] = ()
 
@@ -436,14 +437,14 @@ class Builder:
         pre.terminator = f"br label %{body.label}"
         names = [Value(v.type, f"%v{self._count + 1 + k}") for k, v in enumerate((start, *carried))]
         self._count += len(names)
-        loop = Loop(names[0], tuple(names[1:]), pre)
+        loop = Loop(names[0], tuple(names[1:]), pre, step if isinstance(step, Value) else self.i64(step))
         self.enter(body)
         yield loop
         if len(loop.next) != len(carried):
             raise BugError(
                 f"loop {body.label} carries {len(carried)} values, got {len(loop.next)} for the next iteration"
             )
-        following = self.op("add", loop.index, step if isinstance(step, Value) else self.i64(step), "nsw")
+        following = self.op("add", loop.index, loop.step, "nsw")
         latch = self.block
         self.branch(self.compare("slt", following, end), body, done)
         for name, first, then in zip(names, (start, *carried), (following, *loop.next), strict=True):
@@ -470,6 +471,18 @@ class Builder:
         self._move_last(done)
         self.enter(done)
         return [self.phi(done, v.type, [(v, last), (o, outside)]) for v, o in zip(values, otherwise, strict=True)]
+
+    def either(self, condition: Value, then: Callable[[], None], otherwise: Callable[[], None]) -> None:
+        """Run one of two parts, by a scalar condition."""
+        yes, no, done = self.new_block("then"), self.new_block("else"), self.new_block("done")
+        self.branch(condition, yes, no)
+        for block, part in ((yes, then), (no, otherwise)):
+            self._move_last(block)
+            self.enter(block)
+            part()
+            self.jump(done)
+        self._move_last(done)
+        self.enter(done)
 
     def _move_last(self, block: Block) -> None:
         self._blocks.remove(block)

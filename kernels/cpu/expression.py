@@ -16,7 +16,7 @@ from fusec.kernels.cpu.context import Context
 from fusec.kernels.cpu.interner import Interner
 from fusec.kernels.cpu.polynomial import apply_function, as_extent
 from fusec.kernels.cpu.vector import literal
-from fusec.tile.program import Let, Statement, Store
+from fusec.tile.program import Axis, Let, Statement, Store
 
 Key = tuple[object, ...]
 Term = tuple[Monomial, int]
@@ -51,6 +51,10 @@ class Point:
         self.interner = Interner()
         self.pseudo: dict[str, Expr] = {}
         """Symbols in offsets that stand for indices read from memory."""
+        self.extents: dict[str, Axis] = dict(ctx.program.axis)
+        """Every axis that an index may run over."""
+        self.inside_already: frozenset[tuple[Extent, Extent]] = frozenset()
+        """Index polynomials that are below these sizes, and not negative, wherever we are: see `assume`."""
         self._axes: dict[str, tuple[Value | None, int]] = {}
         self._refs: dict[str, tuple[list[Value], int]] = {}
         self._scopes = [Scope()]
@@ -95,6 +99,13 @@ class Point:
             self.bases = [base] if base is not None else []
         self.mask, self.left = mask, left
 
+    def assume(self, inside: frozenset[tuple[Extent, Extent]]) -> None:
+        """From here on, the loops' bounds alone keep these indices inside their operands."""
+        if inside != self.inside_already:
+            self.inside_already = inside
+            self._accesses.clear()
+            self._facts.clear()
+
     def bind(self, name: str, *values: Value) -> None:
         """The value of a name at this point: one, or one per copy."""
         before = self._refs.get(name)
@@ -137,6 +148,17 @@ class Point:
         return [self.value(e, copy) for copy in range(max(1, len(self.bases)))]
 
     # ---- values
+
+    def extent(self, x: Extent) -> Value:
+        """An index polynomial as an i64, computed in the outermost loop that it depends on."""
+        return self.value(self.interner.index(x))
+
+    def axis_value(self, name: str) -> Value:
+        """The index of a scalar axis."""
+        value = self._axes[name][0]
+        if value is None:
+            raise BugError(f"axis {name!r} has no value")
+        return value
 
     def intern(self, e: Expr) -> Expr:
         """The canonical form that `value` takes."""
@@ -312,10 +334,7 @@ class Point:
             base = self.bases[copy]
             return self.b.op("add", self.b.splat(base, self.lanes), self.b.iota(self.lanes)) if self.lanes else base
         if a in self._axes:
-            value = self._axes[a][0]
-            if value is None:
-                raise BugError(f"axis {a!r} has no value")
-            return value
+            return self.axis_value(a)
         return self.value(self.pseudo[a], copy) if a in self.pseudo else self.ctx.symbols[a]
 
     def _is_bound(self, a: str | Atom) -> bool:

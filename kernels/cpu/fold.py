@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fusec.errors import BugError
 from fusec.ir.expr import Const, Expr, Prim, Ref
@@ -18,10 +18,13 @@ from fusec.tile.program import Fold
 class Accumulator:
     """One fold of a nest. States are listed copy by copy, `width` for each; `shared` ones are scalars, in one copy."""
 
-    def __init__(self, point: Point, fold: Fold, shared: bool) -> None:
+    def __init__(
+        self, point: Point, fold: Fold, shared: bool, terms: Sequence[tuple[Expr, ...]] | None = None
+    ) -> None:
         self.point = point
         self.fold = fold
-        self.args = [point.intern(a) for a in fold.args]
+        self.terms = [[point.intern(a) for a in args] for args in terms or (fold.args,)]
+        """Arguments of each step, one tuple after the other."""
         self.rule = fold_rule(fold.monoid, fold.args[0].dtype)
         self.width = len(self.rule.state)
         self.shared = shared
@@ -38,17 +41,19 @@ class Accumulator:
         b, mask = self.point.b, None if self.shared else self.point.mask
         for copy in range(len(states) // self.width):
             old = states[copy * self.width : (copy + 1) * self.width]
-            new = self._add(old, copy)
+            new = old
+            for args in self.terms:
+                new = self._add(new, args, copy)
             out += [n if mask is None or n == o else b.select(mask, n, o) for n, o in zip(new, old, strict=True)]
         return out
 
-    def _add(self, old: list[Value], copy: int) -> list[Value]:
-        point, (first, *_) = self.point, self.args
+    def _add(self, old: list[Value], args: Sequence[Expr], copy: int) -> list[Value]:
+        point, (first, *_) = self.point, args
         if self._is_product_sum(first) and isinstance(first, Prim):
             x, y = (self._arg(a, copy) for a in first.args)
             return [point.ctx.arithmetic.fma(x, y, old[0])]
         refs = {f"s{k}": v for k, v in enumerate(old)}
-        refs |= {f"a{k}": self._arg(a, copy) for k, a in enumerate(self.args)}
+        refs |= {f"a{k}": self._arg(a, copy) for k, a in enumerate(args)}
         return [evaluate(point.ctx, e, refs) for e in self.rule.step]
 
     def _arg(self, e: Expr, copy: int) -> Value:

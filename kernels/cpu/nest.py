@@ -16,7 +16,7 @@ from fusec.kernels.cpu.builder import Value
 from fusec.kernels.cpu.context import Context
 from fusec.kernels.cpu.expression import Point
 from fusec.kernels.cpu.fold import Accumulator
-from fusec.kernels.cpu.merged import Split, split_merged
+from fusec.kernels.cpu.merged import Split, join, split_merged
 from fusec.kernels.cpu.windows import LARGEST, Range, windows
 from fusec.kernels.kernel import StageTiling
 from fusec.tile.program import Fold, Let, Stage, Statement
@@ -41,17 +41,20 @@ class Nest:
     def __init__(self, ctx: Context, stage: Stage, tiling: StageTiling) -> None:
         self.ctx = ctx
         self.b = ctx.b
-        self.stage = stage
         self.lane = tiling.lane
-        self.folds = [a.name for a in stage.folds]
+        self.lane_folds = self.lane in [a.name for a in stage.folds]
+        if self.lane and not self.lane_folds and self.lane not in stage.axis_names:
+            raise BugError(f"{ctx.program.name}: a stage has no axis {self.lane!r} to vectorise")
+        self.stage, self.splits, new = split_merged(stage, ctx.program.axis, self.lane)
         self.broad = len(stage.stores) >= BROAD
         self.cheap = self._cost() <= CHEAP or self.broad
         self.lanes = ctx.isa.lanes * (1 if self.cheap else WIDE) if tiling.lane else 0
         self.point = Point(ctx, tiling.lane, self.lanes)
-        self.lane_folds = self.lane in self.folds
-        if self.lane and not self.lane_folds and self.lane not in stage.axis_names:
-            raise BugError(f"{ctx.program.name}: a stage has no axis {self.lane!r} to vectorise")
-        self.copies = self._copies()
+        self.point.extents |= new
+        self.windows = windows(ctx.program, self.stage, self.point.extents, self.lane)
+        self.body = one_point(self.stage, self.windows, self._copies())
+        self.several, self.at_once = self._several(tiling.rows)
+        self.ranges: dict[str, tuple[Value, Value]] = {}
         self.inner: list[Expr] = []
         """Lets of the folds at hand that are computed inside their loops."""
 
@@ -111,11 +114,11 @@ class Nest:
             loop.step = b.select(fits, count, b.i64(1))
 
     def _bounds(self, axis: str) -> tuple[Value, Value]:
-        """The range of an axis. Entering the rows of a split axis settles what belongs to it of each row."""
-        for s in self.splits:
-            if axis in (s.row, s.column):
-                return self._split_bounds(s, axis == s.row)
-        return self.ctx.bounds(axis)
+        """The range of an axis at the place of its loop; what was split is asked first, in the loop of its rows."""
+        if axis not in self.ranges:
+            split = next((s for s in self.splits if axis in (s.row, s.column)), None)
+            self.ranges[axis] = self.ctx.bounds(axis) if split is None else self._split_bounds(split, axis == split.row)
+        return self.ranges[axis]
 
     def _split_bounds(self, s: Split, rows: bool) -> tuple[Value, Value]:
         b = self.b
@@ -124,7 +127,7 @@ class Nest:
         if rows:
             last = b.op("udiv", b.add(high, b.sub(columns, b.i64(1))), columns)
             return b.op("udiv", low, columns), last
-        start = b.mul(self.point.axis_value(s.row), columns)
+        start = b.mul(self.point.extent(join(self.splits, s.row)), columns)
         return b.smax(b.sub(low, start), b.i64(0)), b.smin(b.sub(high, start), columns)
 
     def _lane_loop(self) -> None:

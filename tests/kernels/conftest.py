@@ -27,9 +27,11 @@ if runs_here("avx2"):  # the lanes and masks of AVX-512, in instructions that ev
     LEVELS.append("wide")
 
 
-def nest_tiling(program: TileProgram, lanes: Sequence[str], tile: Mapping[str, Extent] | None = None) -> Tiling:
-    """Every stage a nest, with the given lane axes."""
-    return Tiling(tuple((tile or {}).items()), tuple(StageTiling("nest", lane) for lane in lanes))
+def nest_tiling(
+    program: TileProgram, lanes: Sequence[str], tile: Mapping[str, Extent] | None = None, rows: int = 1
+) -> Tiling:
+    """Every stage a nest, with the given lane axes, `rows` points at once."""
+    return Tiling(tuple((tile or {}).items()), tuple(StageTiling("nest", lane, rows) for lane in lanes))
 
 
 def aligned(size: int) -> Array:
@@ -109,12 +111,13 @@ def check_program(
     *,
     levels: Sequence[str] = LEVELS,
     tile: Mapping[str, Extent] | None = None,
+    rows: int = 1,
     rtol: float = 1e-5,
     atol: float = 1e-6,
 ) -> dict[str, Array]:
     """Run a program at all levels; compare with the reference, and runs of other lengths bit by bit."""
     program = parse_program(text)
-    kernel = Kernel(program, nest_tiling(program, lanes, tile))
+    kernel = Kernel(program, nest_tiling(program, lanes, tile, rows))
     expected = run_program(program, params, operands)
     got: dict[str, Array] = {}
     for level in levels:

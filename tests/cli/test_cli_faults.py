@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,24 +13,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from command_line import run_here, run_process
+
 import fusec
 from bench.models.architectures import mlp
 from fusec.plan.file import save
 
-ROOT = Path(__file__).parents[2]
 NASTY = '\x1b[31m[/]"); import os; os.system("touch pwned") #'
-
-
-def run_cli(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "fusec", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 def model(*nodes: onnx.NodeProto, inputs: list | None = None, initializer: tuple = (), functions: tuple = ()) -> bytes:
@@ -104,7 +93,7 @@ def test_broken_models(name: str, tmp_path: Path) -> None:
     folder.mkdir()
     (tmp_path / "secret.bin").write_bytes(bytes(24))
     (folder / "m.onnx").write_bytes(build())
-    result = run_cli(folder, "inspect", "m.onnx")
+    result = run_here(folder, "inspect", "m.onnx")
     assert result.returncode == code, result.stdout + result.stderr
     assert words.lower() in result.stderr.lower()
     assert "Traceback" not in result.stderr
@@ -121,7 +110,7 @@ def test_nasty_names_are_only_data(tmp_path: Path) -> None:
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     (tmp_path / "m.onnx").write_bytes(made.SerializeToString())
     for arguments in (("inspect", "m.onnx", "--kernels"), ("explain", "m.onnx"), ("run", "m.onnx", "-o", "out")):
-        result = run_cli(tmp_path, *arguments)
+        result = run_process(tmp_path, *arguments)
         assert result.returncode == 0, result.stdout + result.stderr
         assert "\x1b" not in result.stdout + result.stderr
     assert sorted(os.listdir(tmp_path)) == ["m.onnx", "out"]
@@ -158,7 +147,7 @@ def test_runs_and_plans(plan: Path, tmp_path: Path, arguments: tuple[str, ...], 
     np.save(tmp_path / "strings.npy", np.array(["a", "b"]))
     np.save(tmp_path / "rank.npy", np.zeros((2, 3, 8), np.float32))
     before = sorted(os.listdir(tmp_path))
-    result = run_cli(tmp_path, *arguments)
+    result = run_here(tmp_path, *arguments)
     assert result.returncode == code, result.stdout + result.stderr
     assert words.lower() in result.stderr.lower()
     assert "Traceback" not in result.stderr
@@ -167,6 +156,6 @@ def test_runs_and_plans(plan: Path, tmp_path: Path, arguments: tuple[str, ...], 
 
 def test_errors_are_json_where_json_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"\x89PNG\r\n\x1a\n")
-    result = run_cli(tmp_path, "inspect", "m.onnx", "--json")
+    result = run_here(tmp_path, "inspect", "m.onnx", "--json")
     assert result.returncode == 3
     assert json.loads(result.stdout)["error"]

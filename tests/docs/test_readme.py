@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
@@ -12,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from command_line import environment, run_here
 
 from bench.models.architectures import mlp
 from fusec.cli.main import VERBS
@@ -33,24 +35,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(TOP)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-
-
 def test_the_commands(folder: Path) -> None:
     """One after the other, for a later one may read what an earlier one wrote."""
     assert len(COMMANDS) >= len(VERBS)
     assert {shlex.split(c)[1] for c in COMMANDS} == set(VERBS)
     for command in COMMANDS:
-        result = run(folder, "-m", "fusec", *shlex.split(command)[1:])
+        result = run_here(folder, *shlex.split(command)[1:])
         assert result.returncode == 0, f"{command}\n{result.stdout}{result.stderr}"
         assert result.stdout.strip(), command
 
@@ -58,7 +48,10 @@ def test_the_commands(folder: Path) -> None:
 def test_the_python(folder: Path) -> None:
     """All blocks as one program, after the arrays and modules that they take for granted."""
     start = "import math\nimport numpy as np\nx = np.load('x.npy')\n"
-    result = run(folder, "-c", start + "\n".join(PYTHON) + "\nassert np.array_equal(y, *outputs.values())\n")
+    program = start + "\n".join(PYTHON) + "\nassert np.array_equal(y, *outputs.values())\n"
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, env=environment(), capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr
 
 

@@ -72,22 +72,39 @@ def rms_norm(call: Call, x: Value, scale: Value | None, axis: int, epsilon: floa
 
 
 @row("BatchNormalization")
-def _batch_norm(call: Call) -> Value:
+def _batch_norm(call: Call) -> tuple[Value, Value | None, Value | None]:
+    x = call.x(0)
+    rank, epsilon = len(x.shape), float(call.attr("epsilon", 1e-5))
+    if rank < 2:
+        raise call.error(f"needs a batch and channels, got {x.type}")
     if call.version >= 14 and call.attr("training_mode", 0):
-        raise NotNative("batch normalisation in training mode")
+        return _batch_statistics(call, x, epsilon)
     if call.version < 14 and sum(1 for o in call.proto.output if o) > 1:
         raise NotNative("batch normalisation in training mode")
     if call.version < 7 and not call.attr("is_test", 0):
         raise NotNative("batch normalisation in training mode")
-    if call.version < 9 and not call.attr("spatial", 1):
-        raise NotNative("statistics per element")
-    x = call.x(0)
     scale, bias, mean, variance = (call.cast(call.x(i), x.dtype) for i in range(1, 5))
-    epsilon = float(call.attr("epsilon", 1e-5))
     factor = call.emit("div", scale, call.emit("sqrt", call.emit("add", variance, call.scalar(epsilon, x.dtype))))
     shift = call.elementwise("sub", bias, call.elementwise("mul", mean, factor))
-    factor, shift = (per_channel(call, v, len(x.shape)) for v in (factor, shift))
-    return call.elementwise("add", call.elementwise("mul", x, factor), shift)
+    if call.version >= 9 or call.attr("spatial", 1):
+        factor, shift = (per_channel(call, v, rank) for v in (factor, shift))
+    return call.elementwise("add", call.elementwise("mul", x, factor), shift), None, None
+
+
+def _batch_statistics(call: Call, x: Value, epsilon: float) -> tuple[Value, Value, Value]:
+    """Training mode: normalised by the batch's own moments, which the running ones move towards."""
+    rank, momentum = len(x.shape), float(call.attr("momentum", 0.9))
+    mean, centred, variance = moments(call, x, tuple(i for i in range(rank) if i != 1))
+    out = call.emit("mul", centred, inverse_deviation(call, variance, epsilon))
+    scale, bias = (per_channel(call, call.cast(call.x(i), x.dtype), rank) for i in (1, 2))
+    out = call.elementwise("add", call.elementwise("mul", out, scale), bias)
+    running = list[Value]()
+    for i, new in ((3, mean), (4, variance)):
+        old = call.x(i)
+        kept = call.emit("mul", old, call.scalar(momentum, old.dtype))
+        new = call.cast(call.reshape(new, (x.shape[1],)), old.dtype)
+        running.append(call.elementwise("add", kept, call.emit("mul", new, call.scalar(1 - momentum, old.dtype))))
+    return out, running[0], running[1]
 
 
 @row("InstanceNormalization")
@@ -104,19 +121,43 @@ def _instance_norm(call: Call) -> Value:
 def _group_norm(call: Call) -> Value:
     x, scale, bias = call.x(0), call.x(1), call.x(2)
     groups, epsilon = int(call.attrs["num_groups"]), float(call.attr("epsilon", 1e-5))
+    wide = call.cast(x, DType.F32) if call.attr("stash_type", 1) == 1 and x.dtype.itemsize < 4 else x
+    out = group_norm(call, wide, groups, epsilon)
+    ones = (1,) * (len(out.shape) - 2)
+    scale, bias = (call.cast(v, wide.dtype) for v in (scale, bias))
+    if call.version < 21:  # scale and bias per group
+        scale, bias = (call.reshape(v, (groups, *ones)) for v in (scale, bias))
+    else:
+        scale, bias = (call.reshape(v, out.shape[1:3] + ones[1:]) for v in (scale, bias))
+    out = call.elementwise("add", call.elementwise("mul", out, scale), bias)
+    return call.cast(call.reshape(out, x.shape), x.dtype)
+
+
+def group_norm(call: Call, x: Value, groups: int, epsilon: float) -> Value:
+    """[N, C, ...] with the mean and variance of each group of channels taken out, as [N, groups, C / groups, ...]."""
+    if len(x.shape) < 2 or groups < 1:
+        raise call.error(f"num_groups {groups} does not fit {x.type}")
     batch, channels, *rest = x.shape
     per_group = exact_quotient(channels, groups)
     if per_group is None:
-        raise call.error(f"{channels} channels do not split into {groups} groups")
-    grouped = call.reshape(x, (batch, groups, per_group * product(rest)))
-    _, centred, variance = moments(call, grouped, (2,))
-    out = call.emit("mul", centred, inverse_deviation(call, variance, epsilon))
-    if call.version < 21:  # scale and bias per group
-        out = call.elementwise("mul", out, call.reshape(scale, (groups, 1)))
-        return call.reshape(call.elementwise("add", out, call.reshape(bias, (groups, 1))), x.shape)
-    out = call.reshape(out, x.shape)
-    out = call.elementwise("mul", out, per_channel(call, scale, len(x.shape)))
-    return call.elementwise("add", out, per_channel(call, bias, len(x.shape)))
+        raise call.error(f"num_groups is {groups}, which does not divide the {channels} channels of {x.type}")
+    grouped = call.reshape(x, (batch, groups, per_group, *rest))
+    _, centred, variance = moments(call, grouped, tuple(range(2, len(grouped.shape))))
+    return call.emit("mul", centred, inverse_deviation(call, variance, epsilon))
+
+
+@row("GroupNorm", domain="com.microsoft")
+def _contrib_group_norm(call: Call) -> Value:
+    """The channels are last by default; an activation of 1 is x * sigmoid(x)."""
+    x, last = call.x(0), bool(call.attr("channels_last", 1))
+    rank = len(x.shape)
+    wide = call.cast(x, DType.F32)
+    first = call.transpose(wide, (0, rank - 1, *range(1, rank - 1))) if last else wide
+    out = group_norm(call, first, int(call.attrs["groups"]), float(call.attr("epsilon", 1e-5)))
+    scale, bias = (call.reshape(call.x(i), out.shape[1:3] + (1,) * (rank - 2)) for i in (1, 2))
+    out = call.reshape(call.elementwise("add", call.elementwise("mul", out, scale), bias), first.shape)
+    out = call.transpose(out, (0, *range(2, rank), 1)) if last else out
+    return call.cast(call.emit("swish", out, alpha=1.0) if call.attr("activation", 0) else out, x.dtype)
 
 
 @row("MeanVarianceNormalization")
@@ -134,6 +175,8 @@ def _lp_norm(call: Call) -> Value:
     axis = call.axis(int(call.attr("axis", -1)), len(x.shape))
     inner = call.emit("abs", x) if p == 1 else call.emit("mul", x, x)
     norm = call.emit("reduce_sum", inner, axes=(axis,), keepdims=True)
+    if p not in (1, 2):
+        raise call.error(f"p is {p}; 1 and 2 are defined")
     norm = norm if p == 1 else call.emit("sqrt", norm)
     zero = call.scalar(0.0, x.dtype)
     out = call.emit("div", x, norm)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fusec.frontend.builder import NotNative
 from fusec.frontend.call import Call, row
-from fusec.ir.dim import Extent, exact_quotient, product
+from fusec.ir.dim import Extent, exact_quotient
 from fusec.ir.graph import Value
 from fusec.ir.types import DType
 

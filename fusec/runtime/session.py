@@ -142,6 +142,16 @@ class Session:
         """
         return self._steps.binding(step, self._steps.symbols(self._checked(feeds)).values)
 
+    @property
+    def steps(self) -> Steps:
+        """The steps of the plan, for those who measure them one by one."""
+        return self._steps
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether a run is one call of machine code, so that no step can be seen from outside it."""
+        return self._direct
+
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> str:
         """Write the plan to a file that `fusec.load` reads; its SHA-256. An existing file is replaced only with `force`.
 

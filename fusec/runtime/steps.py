@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,18 +59,23 @@ class Steps:
         self._bindings: OrderedDict[tuple[int, tuple[int, ...]], RegionBinding] = OrderedDict()
         self._on_drop = on_drop
         self._lock = threading.Lock()
+        self.finished: Callable[[int, RegionBinding | None, int, int], None] | None = None
+        """Called after each step with its number, its binding (None for a host step) and when it began and ended, in ns."""
 
     def run(self, feeds: Mapping[str, Any], wanted: Sequence[str]) -> list[Any]:
         """Run on checked feeds; the wanted values, each in memory of its own."""
         env = dict(feeds)
         symbols = self.symbols(feeds)
         for i, step in enumerate(self._steps):
+            binding, start = None, time.perf_counter_ns()
             if isinstance(step, _Region):
                 binding = self.binding(step.index, symbols.values)
                 made = binding.run([self._tensor(env, symbols, n) for n in binding.inputs])
                 env.update(zip(binding.outputs, made, strict=True))
             else:
                 self._run_host(step, env, symbols)
+            if self.finished is not None:
+                self.finished(i, binding, start, time.perf_counter_ns())
             for name in self._drop_after[i]:
                 env.pop(name, None)
         return self._results(env, symbols, feeds, wanted)

@@ -49,9 +49,13 @@ class Row:
 
 
 class Worker:
-    """Words of a worker's line in a program. DONE is the program's BASE once the worker has finished a run."""
+    """Words of a worker's line in a program. DONE is the program's BASE once the worker has finished a run.
 
-    ROWS, COUNT, SCRATCH, COUNTER, ROW, TILE, DONE = range(7)
+    TIMES is null, or leads to a table that the worker fills with times in nanoseconds of CLOCK: when it began the run, an
+    unused word, and for every row when its waits were over and when its tiles were done.
+    """
+
+    ROWS, COUNT, SCRATCH, COUNTER, ROW, TILE, DONE, TIMES = range(8)
 
 
 class Program:

@@ -132,6 +132,14 @@ yes:
 """
 
 WALK = """
+; note the time in a word of a worker's table
+define internal void @stamp(ptr %times, i64 %word, ptr %team) noinline {
+  %t = call i64 @now(ptr %team)
+  %p = getelementptr i64, ptr %times, i64 %word
+  store i64 %t, ptr %p
+  ret void
+}
+
 ; walk a worker's rows from where its line says: 0 at the end, 2 overdue (the line knows where), 3 aborted
 define internal i64 @walk(ptr %program, i64 %w, ptr %frame, ptr %team) {
 entry:
@@ -155,11 +163,22 @@ entry:
   %abortp = getelementptr i64, ptr %frame, i64 8
   %stopp = getelementptr i64, ptr %team, i64 1
   %caller = icmp eq i64 %w, 0
+  %ep = getelementptr i64, ptr %line, i64 7
+  %times = load ptr, ptr %ep
+  %timed = icmp ne ptr %times, null
+  %before = or i64 %row0, %tile0
+  %fresh = icmp eq i64 %before, 0
+  %opens = and i1 %timed, %fresh
+  br i1 %opens, label %open, label %walk
+open:
+  call void @stamp(ptr %times, i64 0, ptr %team)
+  br label %walk
+walk:
   br label %next
 next:
-  %r = phi i64 [%row0, %entry], [%r1, %announced]
-  %tile = phi i64 [%tile0, %entry], [0, %announced]
-  %budget = phi i64 [@CHUNK@, %entry], [%budget2, %announced]
+  %r = phi i64 [%row0, %walk], [%r1, %announced]
+  %tile = phi i64 [%tile0, %walk], [0, %announced]
+  %budget = phi i64 [@CHUNK@, %walk], [%budget2, %announced]
   %more = icmp slt i64 %r, %n
   br i1 %more, label %row, label %end
 end:
@@ -205,6 +224,15 @@ early:
   store i64 %tile, ptr %lp
   ret i64 %wcode
 ready:
+  %untouched = icmp eq i64 %tile, 0
+  %starts = and i1 %timed, %untouched
+  br i1 %starts, label %start0, label %started
+start0:
+  %r2 = shl i64 %r, 1
+  %w1 = add i64 %r2, 2
+  call void @stamp(ptr %times, i64 %w1, ptr %team)
+  br label %started
+started:
   %aborted = load atomic i64, ptr %abortp monotonic, align 64
   %stopped = load atomic i64, ptr %stopp monotonic, align 8
   %ended = or i64 %aborted, %stopped
@@ -263,6 +291,13 @@ again:
   %budget3 = phi i64 [%budget1, %time], [@CHUNK@, %check]
   br label %chunk
 announce:
+  br i1 %timed, label %finish, label %finished
+finish:
+  %r3 = shl i64 %r, 1
+  %w2 = add i64 %r3, 3
+  call void @stamp(ptr %times, i64 %w2, ptr %team)
+  br label %finished
+finished:
   %r1 = add i64 %r, 1
   %silent = icmp slt i64 %signal, 0
   br i1 %silent, label %paid, label %tell

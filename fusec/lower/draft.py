@@ -156,8 +156,10 @@ class Operands:
 
 
 FOLDS = {"reduce_sum": "sum", "reduce_prod": "prod", "reduce_max": "max", "reduce_min": "min"}
-FOLDS |= {"argmax": "argmax", "argmin": "argmin", "matmul": "sum"}
+FOLDS |= {"argmax": "argmax", "argmin": "argmin", "matmul": "sum", "conv": "sum"}
 """Ops that become a fold of a stage -> the fold."""
+PRODUCTS = frozenset(["matmul", "conv"])
+"""Ops that become a sum of products."""
 
 
 @dataclass
@@ -173,6 +175,8 @@ class Attempt:
     demands: dict[str, list[Demand]] = field(default_factory=dict)
     visits: dict[str, dict[int, Draft]] = field(default_factory=dict)
     seen: dict[str, tuple[Entry, ...]] = field(default_factory=dict)
+    pixels: set[str] = field(default_factory=set)
+    """Axes over the places where a convolution's windows stand."""
     fresh: Any = field(default_factory=count)
 
     def __post_init__(self) -> None:
@@ -182,11 +186,13 @@ class Attempt:
     def held_dtype(self, v: Value) -> DType:
         """The dtype in which a demanded value is kept: products of small floats are summed in float32."""
         small = v.dtype in (DType.F16, DType.BF16)
-        return DType.F32 if small and self.maker[v.name].op == "matmul" else v.dtype
+        return DType.F32 if small and self.maker[v.name].op in PRODUCTS else v.dtype
 
     def folds(self, node: Node) -> bool:
         """Whether a node needs fold axes: dimensions of 1 fold to themselves."""
-        return node.op == "matmul" or (node.op in FOLDS and any(node.inputs[0].shape[a] != 1 for a in folded(node)))  # type: ignore[union-attr]
+        if node.op in PRODUCTS:
+            return True
+        return node.op in FOLDS and any(node.operands[0].shape[a] != 1 for a in folded(node))
 
 
 def folded(node: Node) -> tuple[int, ...]:

@@ -65,7 +65,7 @@ class Scope:
         self.attempt.seen.setdefault(v.name, index)
         node = self.attempt.maker.get(v.name)
         if node is None:
-            return self._external(v, index, guard)
+            return self.external(v, index, guard)
         if not compute and (v.name in self.attempt.stored or self.attempt.folds(node)):
             return self._demand(v, index, guard)
         if node.op in FOLDS:
@@ -78,9 +78,10 @@ class Scope:
             raise BugError(f"there is no lowering of {node.op}", op=node.op)
         return RULES[node.op](self, node, index, guard)
 
-    def _external(
-        self, v: Value, index: tuple[Entry, ...], guard: bool, shape: tuple[Extent, ...] | None = None
+    def external(
+        self, v: Value, index: tuple[Entry, ...], guard: bool = False, shape: tuple[Extent, ...] | None = None
     ) -> Expr:
+        """One element of a value that no node of the group makes; its bytes may be seen in another shape."""
         array = self.attempt.graph.array(v)
         if array is not None and array.size == 1:
             return self.number(array.reshape(()).item(), v.dtype)
@@ -166,7 +167,7 @@ def _reshape(s: Scope, node: Node, index: tuple[Entry, ...], guard: bool) -> Exp
     (x,) = node.operands
     outside = x.name not in s.attempt.maker and s.attempt.graph.array(x) is None
     if outside:  # the same bytes, seen in the new shape
-        return s._external(x, index, guard, node.output.shape)
+        return s.external(x, index, guard, node.output.shape)
     at = reshaped(index, node.output.shape, x.shape, s.attempt.axes.extents, s.attempt.axes.split)
     return s.element(x, at, guard)
 

@@ -142,6 +142,17 @@ def _attention(e: Expansion, n: Node) -> None:
     e.finish("mul", e.then("matmul", power, e.wide(v)), inverse)
 
 
+def _conv(e: Expansion, n: Node) -> None:
+    """Padding is a view of its own: its zeros become the fill values of loads."""
+    x, w = n.operands
+    attrs = dict(n.attrs)
+    before, after = attrs["before"], attrs["after"]
+    if any(p != 0 for p in (*before, *after)):
+        x = e.then("pad", x, before=(0, *before, 0), after=(0, *after, 0), mode="constant")
+        attrs["before"] = attrs["after"] = (0,) * len(before)
+    e.add("conv", (x, w), n.output, attrs)
+
+
 def _inverse_root(x: Expr, attrs: Mapping[str, Any], _: Sequence[Entry]) -> Expr:
     shifted = prim("add", x, literal(attrs["epsilon"], x.dtype))
     return prim("div", literal(1, x.dtype), prim("sqrt", shifted))
@@ -184,4 +195,5 @@ EXPANSIONS: dict[str, Callable[[Expansion, Node], None]] = {
     "layer_norm": _norm,
     "rms_norm": _norm,
     "attention": _attention,
+    "conv": _conv,
 }

@@ -83,7 +83,7 @@ def _lower(
     try:
         make = winograd_stages if is_winograd(group.nodes) else make_stages
         staged = make(group, expand(group.nodes), graph, names)
-        program, params, renamed = parametrise(merge_axes(assemble(staged)))
+        program, params, renamed = parametrise(merge_axes(assemble(staged), staged.attempt.pixels))
     except BugError as e:
         raise BugError(f"lowering the group {group.label} ({group.nodes[-1].outputs[0]}): {e.message}") from e
     program = programs.intern(program, group.label)

@@ -171,9 +171,14 @@ class _Parameters:
                     else:
                         plain = plain * symbol(atom)
                 else:
-                    term = term * FUNCTIONS[atom.fn](self.polynomial(atom.a), self.polynomial(atom.b))
+                    term = term * FUNCTIONS[atom.fn](self.polynomial(atom.a), self.divisor(atom.b))
             total = total + self.number(plain, ()) * term
         return total
+
+    def divisor(self, x: Extent) -> Extent:
+        """The second argument of a function: a size as one parameter."""
+        known = any(is_axis(s) for s in symbols_of(x)) or (isinstance(x, int) and x in SMALL)
+        return self.polynomial(x) if known else self.parameter(x)
 
     def stage(self, s: Stage) -> Stage:
         axes = tuple(self.axis_name[a] if isinstance(a, str) else self.axis(a) for a in s.axes)

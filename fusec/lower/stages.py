@@ -16,7 +16,8 @@ from fusec.ir.dim import Dim, Extent, linear, substitute, symbols_of
 from fusec.ir.expr import TRANSCENDENTAL, Expr, Index, Load, Prim, Ref, cast, prim, walk
 from fusec.ir.graph import Graph, Node, Value
 from fusec.ir.types import DType
-from fusec.lower.draft import FOLDS, Again, Attempt, Axes, Choices, Demand, Draft, folded
+from fusec.lower.convolve import conv_axes, conv_contracts, conv_product
+from fusec.lower.draft import FOLDS, PRODUCTS, Again, Attempt, Axes, Choices, Demand, Draft, folded
 from fusec.lower.element import Scope, broadcast, input_index
 from fusec.lower.entries import Entry, axes_of, axis_symbol, literal
 from fusec.lower.expand import INTERNAL
@@ -56,6 +57,11 @@ def rank(v: Value) -> int:
     return sum(d != 1 for d in v.shape)
 
 
+def contracts(node: Node) -> bool:
+    """Whether a node is a matrix product in its innermost axes."""
+    return node.op == "matmul" or (node.op == "conv" and conv_contracts(node))
+
+
 class _Stages:
     """One attempt."""
 
@@ -67,7 +73,7 @@ class _Stages:
         self.a = Attempt(graph, nodes, names, choices.stored, self.axes)
         self.order = {v.name: i for i, n in enumerate(nodes) for v in n.outputs}
         self.outputs = sorted(group.outputs, key=lambda v: (rank(v), self.order[v.name]))
-        self.units = any(n.op == "matmul" for n in nodes)
+        self.units = any(n.op in PRODUCTS for n in nodes)
         self.task: list[str] = []
         self.placed: list[Draft] = []
         self.resolved: dict[str, Expr] = {}
@@ -161,7 +167,7 @@ class _Stages:
             return None
         tried.add(v.name)
         node = self.a.maker.get(v.name)
-        if node is not None and node.op in FOLDS and node.op != "matmul":
+        if node is not None and node.op in FOLDS and node.op not in PRODUCTS:
             whole, axes = self.common_index(node.operands[0], tried), folded(node)
             if whole is not None:
                 kept = [(d, i) for d, i in enumerate(whole) if node.attr("keepdims") or d not in axes]
@@ -201,16 +207,19 @@ class _Stages:
         scope = Scope(self.a, stage, True)
         fold = self.fold(scope, node, d.index, at, d.ref)
         stage.folds = folds
-        stage.contracts |= node.op == "matmul"
+        stage.contracts |= contracts(node)
         stage.body = [*scope.body, fold, *stage.body]
         return True
 
     def fold_axes(self, node: Node, reuse: Sequence[str] = ()) -> tuple[list[str], dict[int, Entry]]:
         """The fold axes of a node, and where they stand in its (first) input; those of the stage where they are equal."""
         x = node.operands[0]
-        dims = (len(x.shape) - 1,) if node.op == "matmul" else folded(node)
-        product = node.op == "matmul"  # its fold stays one axis: that is what register tiles are made for
-        made = [(d, *self.axes.make(("fold", node.output.name, d), x.shape[d], product, not product)) for d in dims]
+        if node.op == "conv":
+            made = conv_axes(self.axes, node)
+        else:
+            dims = (len(x.shape) - 1,) if node.op == "matmul" else folded(node)
+            product = node.op == "matmul"  # its fold stays one axis: that is what register tiles are made for
+            made = [(d, *self.axes.make(("fold", node.output.name, d), x.shape[d], product, not product)) for d in dims]
         names = [n for _, names, _ in made for n in names]
         at: dict[int, Entry] = {d: i for d, _, i in made}
         if reuse and [self.axes.extents[n] for n in names] == [self.axes.extents[n] for n in reuse]:
@@ -223,6 +232,8 @@ class _Stages:
         """The Fold statement of a node at an index of its output; what its arguments need goes to the scope."""
         if node.op == "matmul":
             return Fold(name, "sum", (self.product(scope, node, index, next(iter(at.values()))),))
+        if node.op == "conv":
+            return Fold(name, "sum", (conv_product(scope, node, index, list(at.values())),))
         (x,) = node.operands
         e = scope.element(x, input_index(node, index, at))
         if node.op in ("argmax", "argmin"):
@@ -294,7 +305,7 @@ class _Stages:
             statement = self.fold(inner, node, index, at, name)
             self.resolved[name] = Ref(name, held)
             stage.body = [*inner.body, statement]
-            stage.contracts = node.op == "matmul"
+            stage.contracts = contracts(node)
             value: Expr = Ref(name, held)
         else:
             value = scope.element(v, index, compute=True)
@@ -352,7 +363,7 @@ class _Stages:
         todo: list[Node] = [node]
         while todo:
             n = todo.pop()
-            if n.op == "matmul":
+            if n.op in PRODUCTS:
                 return True
             if n is node or n.op not in FOLDS:
                 makers = (self.a.maker.get(v.name) for v in n.operands if v.name not in self.choices.stored)

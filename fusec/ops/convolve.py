@@ -77,7 +77,7 @@ def _conv(
     for at in positions(*(range(k) for k in w.shape[:n])):
         key = tuple(slice(p * d, p * d + (c - 1) * s + 1, s) for p, d, c, s in zip(at, dilations, counts, strides))
         part = padded[(slice(None), *key)].reshape(*out.shape[:-1], w.shape[-2])
-        by_group = w[at].reshape(w.shape[-2], groups, -1).transpose(1, 0, 2)
+        by_group = w[at].reshape(w.shape[-2], groups, w.shape[-1] // groups).transpose(1, 0, 2)
         out += np.matmul(part[..., None, :], by_group)[..., 0, :]
     return out.reshape(*out.shape[:-2], w.shape[-1])
 

@@ -251,5 +251,5 @@ def test_every_native_op_is_covered() -> None:
         "softmax",
         "log_softmax",
     }
-    covered |= {"layer_norm", "rms_norm", "matmul", "attention", "gather", "gather_elements", "gather_nd"}
+    covered |= {"layer_norm", "rms_norm", "matmul", "conv", "attention", "gather", "gather_elements", "gather_nd"}
     assert {n for n in ops.known() if ops.get(n).kind is not Kind.OPAQUE} <= covered

@@ -14,7 +14,6 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
-from fusec.errors import BugError
 from fusec.ir.dim import Dim, Extent, evaluate, linear
 from fusec.ir.expr import Expr, Index, Load, Prim, walk
 from fusec.ir.interval import interval
@@ -223,10 +222,10 @@ class BoundKernel:
 
     @cached_property
     def flops(self) -> float:
-        """Arithmetic operations of one average tile; a transcendental counts as 20."""
-        return sum(_points(self, s, e, inner) * _flops(e) for s, e, inner in _statements(self.kernel.program)) / max(
-            1, self.tiles
-        )
+        """Arithmetic operations of one average tile: a step of a sum of products is two, a transcendental 20."""
+        statements = _statements(self.kernel.program)
+        total = sum(_points(self, stage, inner) * (own + _flops(e)) for stage, own, e, inner in statements)
+        return total / max(1, self.tiles)
 
     @cached_property
     def bytes(self) -> float:
@@ -306,35 +305,36 @@ def _sum(parts: list[IntArray], constant: int) -> IntArray | int:
     return total
 
 
-def _statements(p: TileProgram) -> list[tuple[Stage, object, bool]]:
+def _statements(p: TileProgram) -> list[tuple[Stage, float, Expr, bool]]:
+    """Of every statement its stage, what it does besides its expression, and whether that is for each step of the folds."""
     from fusec.tile.program import Fold, Let, Store
 
-    out: list[tuple[Stage, object, bool]] = []
+    out: list[tuple[Stage, float, Expr, bool]] = []
     for stage in p.stages:
+        inner = bool(stage.folds)
         for s in stage.body:
             match s:
                 case Let(_, value):
-                    out.append((stage, value, bool(stage.folds)))
+                    out.append((stage, 0.0, value, inner))
                 case Fold(_, _, args):
-                    out += [(stage, e, True) for e in args]
+                    out += [(stage, 1.0, e, True) for e in args]
+                    inner = False  # what follows uses the result
                 case Store(_, _, value):
-                    out.append((stage, value, False))
+                    out.append((stage, 0.0, value, False))
     return out
 
 
-def _points(k: BoundKernel, stage: Stage, _: object, inner: bool) -> float:
+def _points(k: BoundKernel, stage: Stage, inner: bool) -> float:
     n = 1.0
     for a in (*stage.axis_names, *((f.name for f in stage.folds) if inner else ())):
         n *= k.extents[a]
     return n
 
 
-def _flops(e: object) -> float:
+def _flops(e: Expr) -> float:
     from fusec.ir.expr import TRANSCENDENTAL
 
-    if not isinstance(e, Expr):
-        raise BugError(f"not an expression: {e!r}")
-    return 1.0 + sum(20.0 if x.name in TRANSCENDENTAL else 1.0 for x in walk(e) if isinstance(x, Prim))
+    return sum(20.0 if x.name in TRANSCENDENTAL else 1.0 for x in walk(e) if isinstance(x, Prim))
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,21 +133,28 @@ class Builder:
 
     def emit(self, op: str, inputs: Sequence[Value | None], origin: tuple[str, ...] = (), **attrs: Attr) -> Value:
         """Append a node of a native op and return its output. NotNative where its inputs are beyond kernels."""
+        (value,) = self.emit_all(op, inputs, origin, **attrs)
+        return value
+
+    def emit_all(
+        self, op: str, inputs: Sequence[Value | None], origin: tuple[str, ...] = (), **attrs: Attr
+    ) -> tuple[Value, ...]:
+        """The same for an op of any number of outputs."""
         types = [None if v is None else v.type for v in inputs]
         for t in types:
             if t is not None and not (isinstance(t, TensorType) and t.shape is not None and t.dtype.is_native):
                 raise NotNative(f"kernels cannot take {t}")
         try:
-            (out,) = get(op).infer(types, attrs)
+            made = get(op).infer(types, attrs)
         except ModelError as e:
             raise Contradiction(self._located(e, op, inputs, origin)) from None
         except UnsupportedError as e:
             raise NotNative(f"{op}: {e.message}") from None
-        value = Value(self.fresh_name(), out)
-        node = Node.make(op, inputs, [value], origin, **attrs)
+        values = tuple(Value(self.fresh_name(), t) for t in made)
+        node = Node.make(op, inputs, values, origin, **attrs)
         self.nodes.append(node)
-        self.makers[value.name] = node
-        return value
+        self.makers.update((v.name, node) for v in values)
+        return values
 
     def add_opaque(
         self, inputs: Sequence[Value | None], types: Iterable[Type], origin: tuple[str, ...], **attrs: Attr

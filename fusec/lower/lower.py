@@ -13,6 +13,7 @@ from fusec.ir.types import TensorType, Type
 from fusec.kernels.kernel import Call
 from fusec.kernels.steps import HostStep, RegionStep, Step
 from fusec.lower.group import Programs, lower_group
+from fusec.lower.recurrent import lower_recurrent
 from fusec.lower.turns import Work, in_turns
 from fusec.ops.op import Kind
 from fusec.rewrite.fused import FusedGraph, Group
@@ -57,6 +58,7 @@ def lower(fused: FusedGraph, context: object = None, one_launch_per_op: bool = F
 
     programs = Programs()
     work: list[Work] = []
+    extra: dict[str, Type] = {}
     for g in fused.groups:
         if all(v.name in aliases for v in g.outputs):
             continue
@@ -65,9 +67,14 @@ def lower(fused: FusedGraph, context: object = None, one_launch_per_op: bool = F
         if g.kind is Kind.OPAQUE:
             (node,) = g.nodes
             work.append(_work(node, reads, tuple(v.name for v in node.outputs), graph))
+            continue
+        _check_native(g)
+        if g.kind is Kind.RECURRENT:
+            layer = lower_recurrent(g, graph, programs, root)
+            extra |= layer.values
+            work.append(_work(layer.calls, reads, made, graph))
         else:
-            _check_native(g)
-            work.append(_work(lower_group(g, graph, programs, root), reads, made, graph))
+            work.append(_work((lower_group(g, graph, programs, root),), reads, made, graph))
     there = {v.name for v in graph.inputs} | set(graph.weights)
     runs = in_turns(work, there, symbols_of_types(v.type for v in graph.inputs))
     if one_launch_per_op:
@@ -75,7 +82,7 @@ def lower(fused: FusedGraph, context: object = None, one_launch_per_op: bool = F
     last = {v: at for at, run in enumerate(runs) for w in run for v in w.reads}
     last |= {root(v.name): len(runs) for v in graph.outputs}
     steps = [s for at, run in enumerate(runs) for s in _steps(run, last, at, graph)]
-    return Lowered(tuple(steps), aliases, {n: v.type for n, v in graph.values.items()})
+    return Lowered(tuple(steps), aliases, {n: v.type for n, v in graph.values.items()} | extra)
 
 
 def find_aliases(fused: FusedGraph) -> dict[str, str]:
@@ -102,13 +109,13 @@ def find_aliases(fused: FusedGraph) -> dict[str, str]:
     return aliases
 
 
-def _work(task: Call | Node, reads: frozenset[str], makes: tuple[str, ...], graph: Graph) -> Work:
+def _work(task: tuple[Call, ...] | Node, reads: frozenset[str], makes: tuple[str, ...], graph: Graph) -> Work:
     """The task with what it depends on; a call mentions the dimensions of its operands and of its parameters."""
     read = symbols_of_types(graph.values[v].type for v in reads)
     made = symbols_of_types(graph.values[v].type for v in makes)
     if isinstance(task, Node):
         return Work(task, reads, makes, read | symbols_of_types(v.type for v in task.operands), made)
-    return Work(task, reads, makes, read.union(made, *(symbols_of(x) for _, x in task.params)))
+    return Work(task, reads, makes, read.union(made, *(symbols_of(x) for c in task for _, x in c.params)))
 
 
 def _steps(run: list[Work], last: Mapping[str, int], at: int, graph: Graph) -> list[Step]:
@@ -117,7 +124,7 @@ def _steps(run: list[Work], last: Mapping[str, int], at: int, graph: Graph) -> l
         return [HostStep(w.task) for w in run if isinstance(w.task, Node)]
     made = dict.fromkeys(v for w in run for v in w.makes)
     reads = dict.fromkeys(v for w in run for v in sorted(w.reads) if v not in made and v not in graph.weights)
-    calls = tuple(w.task for w in run if isinstance(w.task, Call))
+    calls = tuple(c for w in run if not isinstance(w.task, Node) for c in w.task)
     return [RegionStep(calls, tuple(reads), tuple(v for v in made if last.get(v, at) > at))]
 
 

@@ -16,12 +16,12 @@ from fusec.kernels.kernel import Call
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """A call or a host node, the values that it reads and makes, and the dimension symbols that its types mention.
+    """Calls that stay together or a host node, the values that it reads and makes, and the dimension symbols of its types.
 
     `symbols` are those that must have a number before it starts; a host node's outputs may mention others, `shown`.
     """
 
-    task: Call | Node
+    task: tuple[Call, ...] | Node
     reads: frozenset[str]
     makes: tuple[str, ...]
     symbols: frozenset[str]

@@ -7,11 +7,23 @@ imported when one of its names is asked for. A name that two packages, or a pack
 
 from __future__ import annotations
 
-from fusec.ops import activations, contract, convolve, elementwise, gather, normalize, opaque, reduce, view, winograd
+from fusec.ops import (
+    activations,
+    contract,
+    convolve,
+    elementwise,
+    gather,
+    normalize,
+    opaque,
+    recurrent,
+    reduce,
+    view,
+    winograd,
+)
 from fusec.ops.op import Op, declared, register
 from fusec.plug_ins import PlugIns
 
-FAMILIES = (elementwise, activations, view, reduce, normalize, contract, convolve, gather, opaque, winograd)
+FAMILIES = (elementwise, activations, view, reduce, normalize, contract, convolve, gather, recurrent, opaque, winograd)
 PLUG_INS = PlugIns("fusec.ops", "op", own=frozenset(declared()))
 
 

@@ -11,7 +11,15 @@ from fusec.ir.types import TensorType
 from fusec.ops import op as ops
 from fusec.ops.op import Kind
 
-WEIGHT_OF_KINDS = (Kind.VIEW, Kind.ELEMENTWISE, Kind.GATHER, Kind.REDUCTION, Kind.CONTRACTION, Kind.OPAQUE)
+WEIGHT_OF_KINDS = (
+    Kind.VIEW,
+    Kind.ELEMENTWISE,
+    Kind.GATHER,
+    Kind.REDUCTION,
+    Kind.CONTRACTION,
+    Kind.RECURRENT,
+    Kind.OPAQUE,
+)
 """Kinds from the one that adapts to any loops to the one that dictates its own."""
 
 
@@ -94,6 +102,8 @@ class Group:
         """Why the group can never share a kernel: a host step, or a value that kernels do not compute on. Else empty."""
         if self.kind is Kind.OPAQUE:
             return f"{self.label} is a host step"
+        if self.kind is Kind.RECURRENT:
+            return f"{self.label} runs step by step, in kernels of its own"
         for v in (v for n in self.nodes for v in (*n.operands, *n.outputs)):
             if not isinstance(v.type, TensorType) or v.type.shape is None or not v.type.dtype.is_native:
                 return f"{v.name}: {v.type} is not what kernels compute on"

@@ -1,0 +1,27 @@
+"""Recurrent layers compiled: like the host's own implementation, the same bits with one and with two workers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "frontend"))
+
+from recurrent_models import random_case
+
+import fusec
+from fusec.plan.plan import RegionStep
+
+
+@pytest.mark.parametrize("seed", [0, 3, 5, 8, 9, 11, 17, 20])
+def test_compiled_layers(seed: int) -> None:
+    case = random_case(seed)
+    sessions = [fusec.compile(case.model(), threads=n) for n in (1, 2)]
+    assert [type(s) for s in sessions[0].plan.steps] == [RegionStep]
+    one, two = (s.run_list(case.feeds) for s in sessions)
+    for a, b, want in zip(one, two, case.wanted(), strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(a, want, rtol=2e-5, atol=2e-5)

@@ -9,19 +9,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from fusec.api import Options
 from fusec.cli import progress
-from fusec.cli.options import (
-    compile_options,
-    complete_feeds,
-    input_option,
-    model_argument,
-    output_options,
-    parse_dims,
-    read_inputs,
-    seed_option,
-    thread_option,
-)
+from fusec.cli.setup import Setup, run_options
 from fusec.cli.text import format_seconds, plural, print_json, print_table, printable, say
 from fusec.errors import UsageError, nearest
 from fusec.measure.rounds import Ratio, Samples
@@ -32,64 +21,49 @@ RIVALS = ("unfused", "onnxruntime")
 
 
 @click.command()
-@model_argument
 @click.option("--vs", default="unfused,onnxruntime", show_default=True, help="Rivals: unfused, onnxruntime.")
 @click.option("--rounds", type=click.IntRange(5), default=40, show_default=True, help="Interleaved rounds.")
 @click.option(
     "--tolerance", type=float, default=1e-3, show_default=True, help="Rivals that differ by more are not timed."
 )
-@input_option
-@seed_option
-@thread_option
-@compile_options
-@output_options
-def command(
-    model: str,
-    vs: str,
-    rounds: int,
-    tolerance: float,
-    inputs: tuple[str, ...],
-    seed: int,
-    threads: int | None,
-    as_json: bool,
-    quiet: bool,
-    traceback: bool,
-    **flags: Any,
-) -> None:
+@run_options
+def command(setup: Setup, vs: str, rounds: int, tolerance: float) -> None:
     """Time fusec against its unfused self and onnxruntime.
 
     All subjects run in one process, the same threads and inputs, once per round in random order. `fusec again` is the
     same session a second time: its ratio to itself is the noise below which no difference means anything.
     """
-    from fusec.cli.opening import is_plan, make_options, open_session
     from fusec.measure.rounds import measure
 
-    del traceback
     rivals = _rivals(vs)
-    if is_plan(model):
+    if setup.is_plan:
         if click.get_current_context().get_parameter_source("vs") is not ParameterSource.DEFAULT:
             raise UsageError("a plan holds no model for rivals to run", hint="give the .onnx instead of the plan")
         rivals = []
-    options = make_options(**flags)
-    session = open_session(model, options, threads).session
-    given = read_inputs(inputs, [v.name for v in session.inputs])
-    feeds = complete_feeds(given, session.inputs, seed, parse_dims(flags["dims"]), quiet or as_json)
+    session = setup.open()
+    feeds = setup.feeds(session)
     subjects: dict[str, Any] = dict.fromkeys((SUBJECT, TWIN), lambda: session.run_list(feeds))
     notes: list[str] = []
     for name in rivals:
-        if (rival := _open_rival(name, model, options, session, feeds, tolerance, notes)) is not None:
+        if (rival := _open_rival(name, setup, session, feeds, tolerance, notes)) is not None:
             subjects[name] = rival
-    samples = measure(subjects, rounds=rounds, between=progress.rounds(rounds, quiet or as_json))
+    samples = measure(subjects, rounds=rounds, between=progress.rounds(rounds, setup.silent))
+    _tell(setup, session, feeds, samples, notes)
+
+
+def _tell(setup: Setup, session: Session, feeds: Any, samples: Samples, notes: list[str]) -> None:
+    """The table, or the document, with the noise floor beside it."""
     noise = samples.ratio(TWIN, SUBJECT)
     floor = noise_floor(noise)
-    systems = [_system(name, samples, floor) for name in subjects]
+    systems = [_system(name, samples, floor) for name in samples.names]
     sizes = {n: f"{a.dtype}{list(a.shape)}" for n, a in feeds.items()}
-    if as_json:
+    rounds = samples.seconds.shape[1]
+    if setup.as_json:
         told = {"inputs": sizes, "threads": session.threads, "rounds": rounds, "notes": notes, "systems": systems}
         print_json(told | {"noise": asdict(noise), "noise_floor": floor})
         return
     print_table(
-        f"{model} on {session.plan.target}, {plural(session.threads, 'thread')}, {rounds} interleaved rounds",
+        f"{setup.model} on {session.plan.target}, {plural(session.threads, 'thread')}, {rounds} interleaved rounds",
         ["system", "p50", "p90", "p99", "per second", "fusec is faster by [95 % interval]"],
         [_row(s) for s in systems],
         "1234",
@@ -108,19 +82,18 @@ def _rivals(text: str) -> list[str]:
 
 
 def _open_rival(
-    name: str, model: str, options: Options, session: Session, feeds: Any, tolerance: float, notes: list[str]
+    name: str, setup: Setup, session: Session, feeds: Any, tolerance: float, notes: list[str]
 ) -> Callable[[], list[Any]] | None:
     """What to call for a rival; None, and a note that says why, where it is absent or its answers differ."""
-    from fusec.cli.opening import open_session
     from fusec.measure.accuracy import compare
     from fusec.measure.rivals import has_onnxruntime, onnxruntime_subject
 
     names = [v.name for v in session.outputs]
     if name == "unfused":
-        unfused = open_session(model, replace(options, fuse=False), session.threads).session
+        unfused = setup.open(options=replace(setup.options(), fuse=False))
         call: Callable[[], list[Any]] = lambda: unfused.run_list(feeds)  # noqa: E731
     elif has_onnxruntime():
-        call = onnxruntime_subject(model, feeds, session.threads)
+        call = onnxruntime_subject(setup.model, feeds, session.threads)
     else:
         notes.append("onnxruntime is not installed: pip install 'fusec[bench]'")
         return None

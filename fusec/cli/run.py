@@ -10,53 +10,20 @@ from typing import Any
 import click
 import numpy as np
 
-from fusec.cli.options import (
-    compile_options,
-    complete_feeds,
-    input_option,
-    model_argument,
-    output_options,
-    parse_dims,
-    read_inputs,
-    seed_option,
-    thread_option,
-)
+from fusec.cli.setup import Setup, run_options
 from fusec.cli.text import format_seconds, print_json, print_table, printable, say
 from fusec.errors import ResourceError, UsageError
 
 
 @click.command()
-@model_argument
-@input_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="Folder for outputs as .npy files.")
 @click.option("-f", "--force", is_flag=True, help="Replace existing output files.")
 @click.option("--iters", type=click.IntRange(1), default=1, show_default=True, help="How many inferences to run.")
-@seed_option
-@thread_option
-@compile_options
-@output_options
-def command(
-    model: str,
-    inputs: tuple[str, ...],
-    output: Path | None,
-    force: bool,
-    iters: int,
-    seed: int,
-    threads: int | None,
-    as_json: bool,
-    quiet: bool,
-    traceback: bool,
-    **flags: Any,
-) -> None:
+@run_options
+def command(setup: Setup, output: Path | None, force: bool, iters: int) -> None:
     """Run a model or a plan and show its outputs. Inputs that are not given are seeded random numbers."""
-    from fusec.cli.opening import make_options, open_session
-
-    del traceback
-    opened = open_session(model, make_options(**flags), threads)
-    session = opened.session
-    given = read_inputs(inputs, [v.name for v in session.inputs])
-    dims, silent = parse_dims(flags["dims"]), quiet or as_json
-    feeds = complete_feeds(given, session.inputs, seed, dims, silent, session.limits)
+    session = setup.open()
+    feeds = setup.feeds(session)
     times = []
     for _ in range(iters):
         start = time.perf_counter()
@@ -64,14 +31,14 @@ def command(
         times.append(time.perf_counter() - start)
     files = _write(results, output, force) if output is not None else {}
     rows = [_summary(name, value) for name, value in results.items()]
-    if as_json:
+    if setup.as_json:
         print_json({"outputs": rows, "files": files, "runs": iters, "median_s": statistics.median(times)})
         return
     columns = ["output", "type", "min", "max", "mean", "NaN"]
     print_table(
         "outputs", columns, [[r[c] for c in ("name", "type", "min", "max", "mean", "nan")] for r in rows], "2345"
     )
-    if iters > 1 and not quiet:
+    if iters > 1 and not setup.quiet:
         say(f"{iters} runs, median {format_seconds(statistics.median(times))}; to compare, use fusec bench")
     for path in files.values():
         click.echo(f"wrote {printable(path)}")

@@ -18,7 +18,6 @@ CORE = [
     "click>=8.1",
     "rich>=13",
     "platformdirs>=4",
-    "filelock>=3.13",
 ]
 BENCH = ["onnxruntime>=1.20", "threadpoolctl>=3.5"]
 TEST = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import onnx
 
@@ -74,7 +75,8 @@ def _read(loaded: Loaded, limits: Limits, dims: dict[str, int], shapes: dict[str
         )
     importer.run(order, versions)
     importer.refusals.raise_if_any()
-    return builder.finish(clean(model.graph.name), [o.name for o in model.graph.output], _all_names(model.graph))
+    graph = builder.finish(clean(model.graph.name), [o.name for o in model.graph.output], _all_names(model.graph))
+    return replace(graph, source_sha256=loaded.sha256)
 
 
 @contextmanager

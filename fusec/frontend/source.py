@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -29,6 +31,7 @@ _MAGIC: tuple[tuple[bytes, str, str | None], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer", "fetch the file itself with `git lfs pull`"),
 )
 _LIMIT = 2**31 - 1
+_LARGE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,19 @@ class Loaded:
 
     proto: onnx.ModelProto
     folder: Path | None
-    sha256: str
+    digest: Callable[[], str]
     path: str
+
+    @property
+    def sha256(self) -> str:
+        """The digest in hexadecimal, "" for a model that was given as an object; waits where it is still being made."""
+        return self.digest()
 
 
 def load_source(source: Source) -> Loaded:
     """Read and parse a model. ModelError that says what the file is instead, where it is not one."""
     if isinstance(source, onnx.ModelProto):
-        return Loaded(source, None, "", "")
+        return Loaded(source, None, str, "")
     if isinstance(source, bytes | bytearray | memoryview):
         return _parse(bytes(source), None, "")
     if not isinstance(source, str | os.PathLike):
@@ -74,7 +82,7 @@ def read_file(path: str) -> bytes:
                 hint="save the model with external data (onnx.save(..., save_as_external_data=True))",
                 path=path,
             )
-        return f.read(_LIMIT + 1)
+        return f.read(info.st_size)
 
 
 def _require_regular(mode: int, shown: str, path: str) -> None:
@@ -96,6 +104,7 @@ def _parse(data: bytes, folder: Path | None, path: str) -> Loaded:
     for magic, kind, hint in _MAGIC:
         if data.startswith(magic):
             raise ModelError(f"{where} is {kind}, not an ONNX model", hint=hint, path=path or None)
+    digest = _start_hashing(data)
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
@@ -104,7 +113,18 @@ def _parse(data: bytes, folder: Path | None, path: str) -> Loaded:
         raise _not_protobuf(data, where, path, str(e)) from None
     if not meaningful or not proto.HasField("graph"):
         raise _not_protobuf(data, where, path, "it holds no graph")
-    return Loaded(proto, folder, hashlib.sha256(data).hexdigest(), path)
+    return Loaded(proto, folder, digest, path)
+
+
+def _start_hashing(data: bytes) -> Callable[[], str]:
+    """The SHA-256 of a file's bytes; of many of them it takes a second, so a thread makes it while they are parsed."""
+    if len(data) < _LARGE:
+        found = hashlib.sha256(data).hexdigest()
+        return lambda: found
+    executor = ThreadPoolExecutor(1, "fusec-hash")
+    future = executor.submit(lambda: hashlib.sha256(data).hexdigest())
+    executor.shutdown(wait=False)
+    return future.result
 
 
 def _not_protobuf(data: bytes, where: str, path: str, detail: str) -> ModelError:

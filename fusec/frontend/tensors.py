@@ -31,13 +31,14 @@ def tensor_array(t: onnx.TensorProto, limits: Limits, folder: Path | None, name:
     if t.data_location == onnx.TensorProto.EXTERNAL:
         return read_external(t, _stored_bytes(count, dtype), dtype, folder, where)
     if t.HasField("raw_data"):
-        if len(t.raw_data) != _stored_bytes(count, dtype) and dtype is not DType.STRING:
+        raw = t.raw_data  # each access makes a copy
+        if len(raw) != _stored_bytes(count, dtype) and dtype is not DType.STRING:
             raise ModelError(
-                f"{where}: {dtype}{list(t.dims)} takes {_stored_bytes(count, dtype)} bytes, the file has {len(t.raw_data)}",
+                f"{where}: {dtype}{list(t.dims)} takes {_stored_bytes(count, dtype)} bytes, the file has {len(raw)}",
                 hint="the file is damaged",
             )
         if dtype not in _PACKED and dtype is not DType.STRING:
-            flat = np.frombuffer(t.raw_data, dtype=dtype.numpy.newbyteorder("<") if dtype.itemsize > 1 else dtype.numpy)
+            flat = np.frombuffer(raw, dtype=dtype.numpy.newbyteorder("<") if dtype.itemsize > 1 else dtype.numpy)
             return flat.astype(dtype.numpy, copy=False).reshape(tuple(t.dims))
     try:
         array = np.asarray(numpy_helper.to_array(t))

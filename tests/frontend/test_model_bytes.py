@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).parent))
 from onnx_models import fails, info, init, model, node, relu_model
@@ -124,6 +124,12 @@ def test_hash_is_of_the_bytes_that_were_parsed(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"changed")
     assert loaded.sha256 == hashlib.sha256(data).hexdigest()
     assert loaded.proto.graph.node[0].op_type == "Relu"
+    assert read_model(data).source_sha256 == loaded.sha256
+    assert read_model(relu_model()).source_sha256 == ""
+    large = model([node("Add", "x w", "y")], [info("x")])
+    large.graph.initializer.append(numpy_helper.from_array(np.ones(3 << 22, np.float32), "w"))  # hashed in a thread
+    data = large.SerializeToString()
+    assert load_source(data).sha256 == hashlib.sha256(data).hexdigest()
 
 
 def test_unknown_and_repeated_protobuf_fields_are_ignored() -> None:

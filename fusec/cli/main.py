@@ -24,6 +24,7 @@ VERBS = {
     "compile": "Compile an ONNX model into a plan file.",
     "run": "Run a model or a plan and show its outputs.",
     "bench": "Compare fused, unfused and onnxruntime, interleaved.",
+    "profile": "Show where the time of a run goes, kernel by kernel.",
     "inspect": "Show what is inside a model or a plan.",
     "explain": "Show for every edge why it was fused or not.",
     "verify": "Compare with a float64 reference or with onnxruntime.",

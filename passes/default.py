@@ -15,6 +15,7 @@ from fusec.passes.graph.canonicalise_attention import canonicalise_attention
 from fusec.passes.graph.canonicalise_gelu import canonicalise_gelu
 from fusec.passes.graph.canonicalise_norms import canonicalise_norms
 from fusec.passes.graph.canonicalise_softmax import canonicalise_softmax
+from fusec.passes.graph.choose_winograd import choose_winograd
 from fusec.passes.graph.eliminate_dead import eliminate_dead
 from fusec.passes.graph.fold_batch_norm import fold_batch_norm
 from fusec.passes.graph.fold_constants import fold_constants
@@ -44,6 +45,13 @@ GRAPH_PASSES: Pipeline = (
             canonicalise_gelu,  # before the other activations: it contains an erf or a tanh that they could take
             canonicalise_activations,
             canonicalise_attention,  # last: its operands' views and scales have their final form
+        ),
+    ),
+    FixPoint(
+        "choose-algorithms",  # when nothing changes any more: norms are in the weights, layouts are settled
+        (
+            choose_winograd,
+            fold_constants,  # transforms the weights
         ),
     ),
 )

@@ -29,6 +29,7 @@ VERBS = {
     "explain": "Show for every edge why it was fused or not.",
     "verify": "Compare with a float64 reference or with onnxruntime.",
     "calibrate": "Measure what this machine can do at best.",
+    "passes": "List the passes that -P switches on and off.",
     "cache": "Look at, check or clear the cache of machine code.",
     "doctor": "Check this machine and installation.",
 }

@@ -42,7 +42,7 @@ compile_options = apply(
         ),
         click.option("--dim", "dims", multiple=True, metavar="N=1", help="Give a symbolic dimension a number."),
         click.option("--shape", "shapes", multiple=True, metavar="x:1x3", help="Give an input a shape."),
-        click.option("-P", "--passes", default="", metavar="+a,-b", help="Switch passes on and off by name."),
+        click.option("-P", "--passes", default="", metavar="+a,-b", help="Switch passes on and off; see fusec passes."),
         click.option("--unfused", is_flag=True, help="One kernel and one launch per operator."),
         click.option("--max-memory", default=None, metavar="8GiB", help="Largest tensor and arena."),
         click.option("--max-nodes", type=click.IntRange(1), default=None, help="Most nodes, functions inlined."),

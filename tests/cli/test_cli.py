@@ -82,6 +82,17 @@ def test_inspect_shows_code_and_schedules(folder: Path, tmp_path: Path) -> None:
     assert "no symbolic dimension 'bach'" in run_here(folder, "inspect", plan, "--schedule", "--dim", "bach=2").stderr
 
 
+def test_passes_are_listed_as_they_run(folder: Path) -> None:
+    listed = json.loads(run_here(folder, "passes", "--json").stdout)
+    names = [p["name"] for p in listed]
+    assert len(set(names)) == len(names)
+    assert names.index("fold-constants") < names.index("fuse-pointwise") < names.index("merge-matmuls")
+    assert {p["name"]: p["default"] for p in listed}.items() >= {"fuse-rows": True, "merge-matmuls": False}.items()
+    assert all(p["text"] for p in listed)
+    assert run_here(folder, "explain", "mlp.onnx", "-P", ",".join(f"-{n}" for n in names)).returncode == 0
+    assert len(run_here(folder, "passes").stdout.splitlines()) == len(names) + 3
+
+
 @pytest.mark.parametrize("arguments", [
     ("inspect", "mlp.onnx"), ("explain", "mlp.onnx"), ("verify", "mlp.onnx"), ("run", "mlp.onnx"), ("cache",), ("doctor",),
 ])  # fmt: skip

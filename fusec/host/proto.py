@@ -13,7 +13,7 @@ from fusec.ir.graph import Node
 
 def read_proto(node: Node) -> onnx.NodeProto:
     """The ONNX node of an opaque node. PlanError where the attributes are not those of one, or name a file."""
-    proto, captures, opsets = onnx.NodeProto(), node.attr("captures", ()), node.attr("opsets", ())
+    proto, captures, opsets = onnx.NodeProto(), node.attr("captures", ()), node.attr("opsets")
     try:
         proto.ParseFromString(node.attr("proto"))
     except (DecodeError, TypeError, KeyError) as e:

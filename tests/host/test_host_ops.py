@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from fusec.errors import ExecutionError
+from fusec.errors import ExecutionError, PlanError
 from fusec.frontend.read import read_model
 from fusec.host.run import HostRunner, run_host
 from fusec.ir.graph import Node, Value
@@ -218,3 +218,12 @@ def test_loop_stacks_what_it_scans() -> None:
     last, every = run_host(node, [None if v is None else np.asarray(values[v.name]) for v in node.inputs])
     assert float(np.asarray(last)) == 7
     np.testing.assert_array_equal(every, [3, 5, 7])
+
+
+@pytest.mark.parametrize("opsets", [None, 17, (17,), (("", -1),), ((7, ""),)])
+def test_a_node_without_opsets_is_refused(opsets: object) -> None:
+    proto = helper.make_node("Relu", ["x"], ["y"]).SerializeToString()
+    x, y = (Value(n, TensorType(DType.F32, (2,))) for n in "xy")
+    given = {} if opsets is None else {"opsets": opsets}
+    with pytest.raises(PlanError, match="opsets"):
+        HostRunner(Node.make("opaque", (x,), (y,), op_type="Relu", domain="", proto=proto, **given))

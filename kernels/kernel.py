@@ -267,6 +267,8 @@ class BoundKernel:
 
     def interval(self, index: Extent) -> tuple[IntArray, IntArray]:
         """The half-open interval of any index polynomial, an entry per tile."""
+        if not self.tiles:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
         ranges: dict[str, tuple[int, int] | tuple[IntArray, IntArray]] = {p: (n, n) for p, n in self.params.items()}
         ranges |= {a: (0, max(n, 1) - 1) for a, n in self.extents.items()}
         ranges |= {a: (low, high - 1) for a, (low, high) in self.spans.items()}

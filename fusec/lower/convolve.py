@@ -41,7 +41,7 @@ def conv_contracts(node: Node) -> bool:
 def conv_product(scope: Scope, node: Node, index: Sequence[Entry], at: Sequence[Entry]) -> Prim:
     """One product of an unpadded convolution: at an index of its output, for one position and channel."""
     x, w = node.operands
-    *kernel, per_group, filters = w.shape
+    per_group, filters = w.shape[-2:]
     groups = int(node.attr("groups"))
     *position, channel = at
     if groups > 1:

@@ -170,9 +170,7 @@ def merge_pixels(p: TileProgram, a: str, b: str) -> TileProgram | None:
         x = map_expressions(x, lambda e: rewrite(e, leaf))
         return replace(x, index=tuple(map(place, x.index))) if isinstance(x, Store) else x
 
-    stages = tuple(
-        Stage(tuple(n for n in s.axes if n != a), s.folds, tuple(map(statement, s.body))) for s in p.stages
-    )
+    stages = tuple(Stage(tuple(n for n in s.axes if n != a), s.folds, tuple(map(statement, s.body))) for s in p.stages)
     merged = replace(p, axes=tuple(x for x in p.axes if x.name != a), stages=stages)
     return _widen(merged, b, outer * inner)
 

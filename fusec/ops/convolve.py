@@ -51,7 +51,9 @@ def _check_attrs(attrs: Attrs, n: int) -> int:
     for name, least in (("strides", 1), ("dilations", 1), ("before", None), ("after", None)):
         values = attrs[name]
         if len(values) != n:
-            raise ModelError(f"conv: {name} {list(values)} are not one per spatial axis, of which there are {n}", op="conv")
+            raise ModelError(
+                f"conv: {name} {list(values)} are not one per spatial axis, of which there are {n}", op="conv"
+            )
         if least is not None and any(isinstance(v, Dim) or v < least for v in values):
             raise ModelError(f"conv: {name} {list(values)} must be at least {least}", op="conv")
     groups = attrs["groups"]

@@ -270,13 +270,6 @@ def test_einsum(equation: str) -> None:
     check([node("Einsum", " ".join(feeds), "y", equation=equation)], feeds, symbolic=False, expected=[want])
 
 
-@pytest.mark.parametrize(("kernel", "size"), [(1, 6), (2, 6), (3, 6)])
-def test_convolutions_that_tile_their_input(kernel: int, size: int) -> None:
-    n = node("Conv", "x w b", "y", kernel_shape=[kernel] * 2, strides=[kernel] * 2)
-    g = check([n], {"x": f32(2, 3, size, size)}, {"w": f32(4, 3, kernel, kernel), "b": f32(4)}, symbolic=False)
-    assert "matmul" in ops(g)
-
-
 VIEWS = {
     "tile": (node("Tile", "x r", "y"), {"r": np.array([2, 1, 3])}),
     "pad": (node("Pad", "x p v", "y"), {"p": np.array([0, 1, 2, 1, 0, 1]), "v": np.float32(7)}),
@@ -358,7 +351,7 @@ def test_data_dependent_if_captures_outer_values() -> None:
         )
 
 
-def test_opaque_sizes_stay_symbolic() -> None:
+def test_sizes_of_windows_and_of_opaque_nodes_stay_symbolic() -> None:
     n = node("Conv", "x w", "y", strides=[2, 2], pads=[1, 1, 1, 1])
     g = read_model(model([n], [info("x", ("N", 3, "H", "W"))], inits=[init("w", f32(8, 3, 3, 3))]))
     assert str(g.outputs[0].type) == "f32[N, 8, floordiv(H - 1, 2) + 1, floordiv(W - 1, 2) + 1]"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from fusec.frontend.table import (  # noqa: F401  # each fills ROWS when it is imported
     classical,
     contract,
+    convolve,
+    convolve_transpose,
     elementwise,
     gather,
     known_ops,

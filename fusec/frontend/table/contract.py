@@ -1,11 +1,10 @@
-"""Rows of matrix products, and of the convolutions that are one."""
+"""Rows of matrix products."""
 
 from __future__ import annotations
 
 from fusec.frontend.builder import NotNative
 from fusec.frontend.call import Call, row
 from fusec.frontend.table.einsum import einsum
-from fusec.ir.dim import Extent, exact_quotient, product
 from fusec.ir.graph import Value
 
 
@@ -73,56 +72,3 @@ def swap_last(call: Call, x: Value) -> Value:
 @row("Einsum")
 def _einsum(call: Call) -> Value:
     return einsum(call, str(call.attrs["equation"]), [call.x(i) for i in range(len(call.inputs))])
-
-
-@row("Conv")
-def _conv(call: Call) -> Value:
-    """A convolution whose windows tile the input without overlap is a matrix product: 1 x 1, and patch embeddings."""
-    x, w, bias = call.x(0), call.x(1), call.maybe(2)
-    n = len(x.shape) - 2
-    kernel = w.shape[2:]
-    if (
-        call.attr("group", 1) != 1
-        or any(call.attr("pads", ()))
-        or call.attr("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-    ):
-        raise NotNative("a convolution with groups or padding")
-    if tuple(call.attr("strides", (1,) * n)) != kernel:
-        raise NotNative("a convolution whose windows overlap")
-    if any(d != 1 for d in call.attr("dilations", ())) and any(k != 1 for k in kernel):
-        raise NotNative("a dilated convolution")
-    if w.shape[1] != x.shape[1]:
-        raise NotNative("channels that do not match the weights for certain")
-    out = _pointwise(call, x, w) if all(k == 1 for k in kernel) else _patches(call, x, w)
-    if bias is None:
-        return out
-    return call.elementwise("add", out, call.reshape(bias, (bias.shape[0], *(1,) * n)))
-
-
-def _pointwise(call: Call, x: Value, w: Value) -> Value:
-    """Channels first: [M, C] @ [N, C, pixels]."""
-    pixels = product(x.shape[2:])
-    flat = call.reshape(x, (x.shape[0], x.shape[1], pixels))
-    out = call.matmul(call.reshape(w, w.shape[:2]), flat)
-    return call.reshape(out, (x.shape[0], w.shape[0], *x.shape[2:]))
-
-
-def _patches(call: Call, x: Value, w: Value) -> Value:
-    """[N, patches, C * k * k] @ [C * k * k, M], then channels back to the front."""
-    batch, channels, *sizes = x.shape
-    kernel = w.shape[2:]
-    counts: list[Extent] = []
-    split: list[Extent] = [batch, channels]
-    for size, k in zip(sizes, kernel):
-        count = exact_quotient(size, k)
-        if count is None:
-            raise NotNative("patches that do not cover the input for certain")
-        counts.append(count)
-        split += [count, k]
-    n = len(sizes)
-    perm = (0, *range(2, 2 + 2 * n, 2), 1, *range(3, 3 + 2 * n, 2))
-    patches = call.transpose(call.reshape(x, split), perm)
-    rows = call.reshape(patches, (batch, product(counts), product(w.shape[1:])))
-    weights = call.transpose(call.reshape(w, (w.shape[0], product(w.shape[1:]))), (1, 0))
-    out = call.transpose(call.matmul(rows, weights), (0, 2, 1))
-    return call.reshape(out, (batch, w.shape[0], *counts))

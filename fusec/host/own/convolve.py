@@ -105,7 +105,7 @@ def _transposed_sizes(
         return list(pads[:n]), [f + e - pads[i] - pads[n + i] for i, (f, e) in enumerate(zip(full, extra))]
     wanted = [s * t for s, t in zip(sizes, strides)] if wanted is None else list(wanted)[-n:]
     totals = [max(f + e - o, 0) for f, e, o in zip(full, extra, wanted)]
-    return [t - t // 2 if auto == "SAME_LOWER" else t // 2 for t in totals], list(wanted)
+    return [t // 2 if auto == "SAME_UPPER" else t - t // 2 for t in totals], list(wanted)
 
 
 IMPLEMENTATIONS: dict[tuple[str, str], Compute] = {("", "Conv"): _conv, ("", "ConvTranspose"): _conv_transpose}

@@ -15,6 +15,7 @@ from fusec.frontend.table import (  # noqa: F401  # each fills ROWS when it is i
     quantise,
     recurrent,
     reduce,
+    resize,
     transformer,
     view,
 )

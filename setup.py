@@ -20,6 +20,7 @@ CORE = [
     "platformdirs>=4",
 ]
 BENCH = ["onnxruntime>=1.20", "threadpoolctl>=3.5"]
+RIVALS = [*BENCH, "openvino>=2024.4"]
 TEST = [
     *BENCH,
     "pytest>=8",
@@ -47,6 +48,7 @@ setup(
     extras_require={
         "cuda": ["cupy-cuda12x>=13"],
         "bench": BENCH,
+        "rivals": RIVALS,
         "plots": ["matplotlib>=3.8"],
         "test": TEST,
     },

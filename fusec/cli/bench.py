@@ -13,22 +13,23 @@ from fusec.cli import progress
 from fusec.cli.setup import Setup, run_options
 from fusec.cli.text import format_seconds, plural, print_json, print_table, printable, say
 from fusec.errors import UsageError, nearest
+from fusec.measure.rivals import RIVALS
 from fusec.measure.rounds import Ratio, Samples
 from fusec.runtime.session import Session
 
 SUBJECT, TWIN = "fusec", "fusec again"
-RIVALS = ("unfused", "onnxruntime")
+UNFUSED = "unfused"
 
 
 @click.command()
-@click.option("--vs", default="unfused,onnxruntime", show_default=True, help="Rivals: unfused, onnxruntime.")
+@click.option("--vs", default="unfused,onnxruntime", show_default=True, help="Rivals: unfused, onnxruntime, openvino.")
 @click.option("--rounds", type=click.IntRange(5), default=40, show_default=True, help="Interleaved rounds.")
 @click.option(
     "--tolerance", type=float, default=1e-3, show_default=True, help="Rivals that differ by more are not timed."
 )
 @run_options
 def command(setup: Setup, vs: str, rounds: int, tolerance: float) -> None:
-    """Time fusec against its unfused self and onnxruntime.
+    """Time fusec against its unfused self, onnxruntime and OpenVINO.
 
     All subjects run in one process, the same threads and inputs, once per round in random order. `fusec again` is the
     same session a second time: its ratio to itself is the noise below which no difference means anything.
@@ -76,8 +77,9 @@ def _tell(setup: Setup, session: Session, feeds: Any, samples: Samples, notes: l
 
 def _rivals(text: str) -> list[str]:
     names = list(dict.fromkeys(v.strip() for v in text.split(",") if v.strip()))
-    if unknown := [n for n in names if n not in RIVALS]:
-        raise UsageError(f"unknown rival {unknown[0]!r}", hint=nearest(unknown[0], RIVALS))
+    known = [UNFUSED, *RIVALS]
+    if unknown := [n for n in names if n not in known]:
+        raise UsageError(f"unknown rival {unknown[0]!r}", hint=nearest(unknown[0], known))
     return names
 
 
@@ -86,17 +88,22 @@ def _open_rival(
 ) -> Callable[[], list[Any]] | None:
     """What to call for a rival; None, and a note that says why, where it is absent or its answers differ."""
     from fusec.measure.accuracy import compare
-    from fusec.measure.rivals import has_onnxruntime, onnxruntime_subject
 
     names = [v.name for v in session.outputs]
-    if name == "unfused":
+    if name == UNFUSED:
         unfused = setup.open(options=replace(setup.options(), fuse=False))
         call: Callable[[], list[Any]] = lambda: unfused.run_list(feeds)  # noqa: E731
-    elif has_onnxruntime():
-        call = onnxruntime_subject(setup.model, feeds, session.threads)
     else:
-        notes.append("onnxruntime is not installed: pip install 'fusec[bench]'")
-        return None
+        is_installed, subject, extra = RIVALS[name]
+        if not is_installed():
+            notes.append(f"{name} is not installed: pip install '{extra}'")
+            return None
+        try:
+            call = subject(setup.model, feeds, session.threads)
+        except Exception as e:  # each runtime has exceptions of its own
+            lines = str(e).strip().splitlines() or [type(e).__name__]
+            notes.append(f"{name} cannot run this model: {lines[-1]}")
+            return None
     differences = compare(names, call(), session.run_list(feeds))
     bad = [d for d in differences if not d.passes(tolerance)]
     if bad:

@@ -16,6 +16,7 @@ Row = tuple[str, str, str, str]
 CORE = ("numpy", "onnx", "networkx", "llvmlite", "numba", "ml-dtypes", "msgspec", "safetensors")
 OPTIONAL = {
     "onnxruntime": "`fusec bench` has no rival and `fusec verify --against onnxruntime` no oracle: fusec[bench]",
+    "openvino": "`fusec bench --vs openvino` and the performance tables lack a rival: fusec[rivals]",
     "cupy-cuda12x": "no CUDA devices: fusec[cuda]",
     "matplotlib": "no plots: fusec[plots]",
 }

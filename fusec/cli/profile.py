@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 
 from fusec.cli import progress
-from fusec.cli.options import (
-    compile_options,
-    complete_feeds,
-    input_option,
-    model_argument,
-    output_options,
-    parse_dims,
-    read_inputs,
-    seed_option,
-    thread_option,
-)
+from fusec.cli.setup import Setup, run_options
 from fusec.cli.text import format_seconds, plural, print_json, print_table, printable, say, short_label
 
 if TYPE_CHECKING:
@@ -30,7 +20,6 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@model_argument
 @click.option(
     "--by", type=click.Choice(["kernel", "node", "op"]), default="kernel", show_default=True, help="Grouping."
 )
@@ -40,26 +29,8 @@ if TYPE_CHECKING:
 )
 @click.option("--trace", type=click.Path(path_type=Path), default=None, help="Write a Chrome trace of a typical run.")
 @click.option("-f", "--force", is_flag=True, help="Replace an existing trace.")
-@input_option
-@seed_option
-@thread_option
-@compile_options
-@output_options
-def command(
-    model: str,
-    by: str,
-    top: int,
-    rounds: int,
-    trace: Path | None,
-    force: bool,
-    inputs: tuple[str, ...],
-    seed: int,
-    threads: int | None,
-    as_json: bool,
-    quiet: bool,
-    traceback: bool,
-    **flags: Any,
-) -> None:
+@run_options
+def command(setup: Setup, by: str, top: int, rounds: int, trace: Path | None, force: bool) -> None:
     """Show where the time of a run goes.
 
     The model runs as it always does, and the driver notes when each task was ready and done; that costs about 50 ns a
@@ -74,28 +45,24 @@ def command(
     all kernels that fuse the same operators. Where several ONNX nodes are one kernel their shares cannot be told apart.
     """
     from fusec.api import check_writable, open_cache
-    from fusec.cli.opening import make_options, open_session
     from fusec.measure.profile import profile
     from fusec.measure.roofs import stored_roofs
     from fusec.measure.table import chrome_trace, document, rows
 
-    del traceback
     if trace is not None:
         check_writable(trace, force)
-    session = open_session(model, make_options(**flags), threads).session
-    given = read_inputs(inputs, [v.name for v in session.inputs])
-    feeds = complete_feeds(given, session.inputs, seed, parse_dims(flags["dims"]), quiet or as_json, session.limits)
+    session = setup.open()
     roofs = stored_roofs(open_cache(), session.plan.target)
     least = None if roofs is None else roofs.seconds_of
-    found = profile(session, feeds, rounds, least, progress.rounds(rounds, quiet or as_json))
+    found = profile(session, setup.feeds(session), rounds, least, progress.rounds(rounds, setup.silent))
     if trace is not None:
         trace.write_text(json.dumps(chrome_trace(found)), encoding="utf-8")
-    if as_json:
-        noise = None if roofs is None else {"calibrated": roofs.date, "calibration_noise": roofs.noise}
-        print_json({"model": model, "target": str(session.plan.target), **document(found, by), "roofs": noise})
+    if setup.as_json:
+        told = None if roofs is None else {"calibrated": roofs.date, "calibration_noise": roofs.noise}
+        print_json({"model": setup.model, "target": str(session.plan.target), **document(found, by), "roofs": told})
         return
-    _show(model, found, rows(found, by), top, roofs)
-    if roofs is None and not quiet:
+    _show(setup.model, found, rows(found, by), top, roofs)
+    if roofs is None and not setup.quiet:
         say("note: no roofs are known for this machine; `fusec calibrate` measures them")
 
 

@@ -1,35 +1,38 @@
 """emit_contract: a matrix product or a convolution as register tiles, with any prologue on its operands and any epilogue.
 
 Loop order, outermost first: batch axes; chunks of rows, whose part of A is addressed, or computed into scratch, once;
-groups of panels; panels of B; register tiles. A group's results go to a small tile in scratch, where the epilogue, an
-ordinary loop nest, picks them up: so a register tile never masks anything. It computes rows and columns past the end as
-copies of others, and nobody reads them.
+groups of panels; blocks of a deep sum, whose part of A is copied together where it is scattered; panels of B; register
+tiles. A register tile never masks anything: it computes rows and columns past the end as copies of others, and nobody
+reads them (see contract_epilogue.py for where results go).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 from fusec.errors import BugError
-from fusec.ir.dim import Extent, symbol
-from fusec.ir.expr import Load, cast
+from fusec.ir.dim import minimum
 from fusec.ir.types import DType
 from fusec.kernels.cpu.builder import Value
-from fusec.kernels.cpu.context import Context, Storage
+from fusec.kernels.cpu.context import Context
 from fusec.kernels.cpu.contract_context import ContractContext
+from fusec.kernels.cpu.contract_epilogue import Epilogue
 from fusec.kernels.cpu.contract_form import Contraction, contraction
 from fusec.kernels.cpu.contract_panels import RightSide
 from fusec.kernels.cpu.contract_rows import LeftSide, Rows
 from fusec.kernels.cpu.contract_tile import TileShape, emit_taps, emit_tile
-from fusec.kernels.cpu.nest import emit_nest
 from fusec.kernels.cpu.vector import register_type
 from fusec.kernels.kernel import StageTiling
-from fusec.tile.program import Let, Stage
+from fusec.tile.program import Stage
 
 CHUNK_ROWS = 96
 """Rows that share a panel before the next one is read: their part of A should stay in the second level cache."""
 GROUP_COLUMNS = 64
 """Columns that an epilogue works on at once: long enough rows for it, few enough for the results to stay near."""
+DEEP_GROUPS = 4
+"""Groups that are worked on at once where the sum is cut into blocks: they share what is copied of A."""
 
 
 def emit_contract(ctx: Context, stage: Stage, tiling: StageTiling) -> None:
@@ -45,6 +48,15 @@ def panel_width(tiling: StageTiling, lanes: int, dtype: DType) -> int:
     return tiling.vectors * lanes * 4 // dtype.itemsize
 
 
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Columns that are worked on at once, and whether their results may leave registers through the epilogue."""
+
+    start: Value
+    end: Value
+    whole: Value | None
+
+
 class _Contract:
     """The loops of one contraction."""
 
@@ -57,11 +69,14 @@ class _Contract:
         self.shape = TileShape(rows, tiling.vectors, lanes, register_type(form.dtype), ctx.isa.fma)
         self.s = ContractContext(ctx, form, self.shape)
         self.span = self.shape.width * self.shape.panels
-        self.group = max(1, GROUP_COLUMNS // self.span) * self.span
         self.chunk = rows * max(1, min(16, CHUNK_ROWS // rows)) if form.m else 1
         self.left = LeftSide(self.s, self.chunk)
         self.right = RightSide(self.s)
-        self.results = ctx.scratch(self.chunk * self.group * form.dtype.itemsize)
+        self.deep = self.left.is_deep() if self.right.is_stored else 0
+        group = max(1, GROUP_COLUMNS // self.span) * self.span
+        pitch = group + group * (DEEP_GROUPS - 1) * minimum(1, self.deep)
+        self.epilogue = Epilogue(self.s, pitch, self.chunk)
+        self.group = ctx.slot(pitch)
 
     def emit(self) -> None:
         """Batch axes outermost."""
@@ -93,28 +108,95 @@ class _Contract:
     def _columns(self, rows: Rows, m: Value, m_end: Value) -> None:
         b, (low, high) = self.b, self.ctx.bounds(self.form.n)
         with b.loop(self.right.first(low), high, self.group, hint="group") as loop:
-            end = b.smin(b.add(loop.index, b.i64(self.group)), high)
+            end = b.smin(b.add(loop.index, self.group), high)
             self.s.bind("group", loop.index)
-            with b.loop(loop.index, end, self.span, hint="panel") as panel:
-                panels = self.right.panels(panel.index, high)
-                self._tiles(rows, panels, m, m_end, b.sub(panel.index, loop.index))
-            with self.s.range(self.form.n, b.smax(loop.index, low), end):
-                self._epilogue()
-
-    def _tiles(self, rows: Rows, panels: Sequence[Value], m: Value, m_end: Value, column: Value) -> None:
-        b, shape = self.b, self.shape
-        with b.loop(m, m_end, shape.rows, hint="rows") as loop:
-            if rows.taps is not None:
-                table = b.gep(rows.pointer, b.sub(loop.index, m), "i64")
-                totals = emit_taps(b, shape, table, rows.row, rows.taps, rows.step, panels, rows.depth)
+            group = _Group(loop.index, end, self._is_whole(loop.index, low, end))
+            if self.deep == 0:
+                self._block(rows, (m, m_end), group, None)
             else:
-                pointers = self._pointers(rows, loop.index, b.sub(m_end, b.i64(1)))
-                totals = emit_tile(b, shape, pointers, rows.step, panels, b.i64(shape.width), rows.depth)
-            first = b.add(b.mul(b.sub(loop.index, m), b.i64(self.group)), column)
-            for i, total in enumerate(totals):
-                r, c = divmod(i, shape.vectors * shape.panels)
-                place = b.add(first, b.i64(r * self.group + c * shape.lanes))
-                b.store(total, b.gep(self.results, place, shape.element), min(64, shape.lanes * shape.itemsize))
+                count = b.smax(rows.count, b.i64(1))
+                with b.loop(b.i64(0), count, rows.block, hint="block") as block:
+                    part = self.left.part(rows, block.index, (m, m_end), b.sub(end, loop.index))
+                    if group.whole is not None:
+                        last = b.compare("sge", b.add(block.index, rows.block), count)
+                        group = replace(group, whole=b.op("and", group.whole, last))
+                    self._block(part, (m, m_end), group, block.index)
+            with self.s.range(self.form.n, b.smax(loop.index, low), end):
+                self._rest(loop.index, low, end)
+
+    def _is_whole(self, start: Value, low: Value, end: Value) -> Value | None:
+        """Whether the columns of a group are those of whole panels; None where results go through memory anyway."""
+        if not self.epilogue.in_registers:
+            return None
+        b = self.b
+        rest = b.op("urem", b.sub(end, start), b.i64(self.span))
+        return b.op("and", b.compare("eq", rest, b.i64(0)), b.compare("sge", start, low))
+
+    def _rest(self, start: Value, low: Value, end: Value) -> None:
+        """The epilogue of a group whose results went through memory."""
+        whole = self._is_whole(start, low, end)
+        if whole is None:
+            self.epilogue.from_memory()
+            return
+
+        def run() -> Sequence[Value]:
+            self.epilogue.from_memory()
+            return []
+
+        self.b.when(self.b.op("xor", whole, Value("i1", "true")), run)
+
+    def _block(self, rows: Rows, span: tuple[Value, Value], group: _Group, at: Value | None) -> None:
+        """One block of the sum, from its product number `at` on (None: all of it), for a group of columns."""
+        b, (_, high) = self.b, self.ctx.bounds(self.form.n)
+        with b.loop(group.start, group.end, self.span, hint="panel") as panel:
+            panels = self.right.panels(panel.index, high)
+            if at is not None:
+                skip = b.mul(b.mul(at, rows.products), b.i64(self.shape.width))
+                panels = [b.gep(p, skip, self.shape.element) for p in panels]
+            with b.loop(*span, self.shape.rows, hint="rows") as loop:
+                first = b.mul(b.sub(loop.index, span[0]), self.group)
+                places = self.epilogue.places(b.add(first, b.sub(panel.index, group.start)))
+                totals = self._tile(rows, panels, loop.index, span, self._sums(places, at))
+                self._put(totals, places, (loop.index, span[1]), panel.index, group.whole)
+
+    def _tile(
+        self, rows: Rows, panels: Sequence[Value], m: Value, span: tuple[Value, Value], start: Sequence[Value]
+    ) -> list[Value]:
+        b, shape = self.b, self.shape
+        if rows.taps is not None:
+            table = b.gep(rows.pointer, b.sub(m, span[0]), "i64")
+            return emit_taps(b, shape, table, rows.row, rows.taps, rows.step, panels, rows.depth, start)
+        pointers = self._pointers(rows, m, b.sub(span[1], b.i64(1)))
+        return emit_tile(b, shape, pointers, rows.step, panels, b.i64(shape.width), rows.depth, start)
+
+    def _sums(self, places: Sequence[Value], at: Value | None) -> list[Value]:
+        """What a register tile starts from: zeros, or the sums of the blocks before."""
+        b, shape = self.b, self.shape
+        zeros = [shape.zero] * len(places)
+        if at is None:
+            return zeros
+        load = partial(b.load, shape.type, align=shape.alignment)
+        return b.when(b.compare("sgt", at, b.i64(0)), lambda: [load(p) for p in places], zeros)
+
+    def _put(
+        self,
+        totals: Sequence[Value],
+        places: Sequence[Value],
+        rows: tuple[Value, Value],
+        n: Value,
+        whole: Value | None,
+    ) -> None:
+        """A register tile's results: into the tile of results, or through the epilogue at once."""
+        b = self.b
+
+        def store() -> None:
+            for place, total in zip(places, totals, strict=True):
+                b.store(total, place, self.shape.alignment)
+
+        if whole is None:
+            store()
+            return
+        b.either(whole, lambda: self.epilogue.from_registers(totals, *rows, n), store)
 
     def _pointers(self, rows: Rows, m: Value, last: Value) -> list[Value]:
         """The rows of a register tile from m on; those past the last one repeat it."""
@@ -124,19 +206,3 @@ class _Contract:
             at = b.smin(at, last) if r else at
             out.append(b.gep(rows.pointer, b.mul(at, rows.row), self.shape.element))
         return out
-
-    def _epilogue(self) -> None:
-        """Lets and stores over the chunk's rows and the group's columns, reading the product from its tile."""
-        s, form, group = self.s, self.form, self.group
-        name, column = s.name("results"), symbol(s.name("group"))
-        row: Extent = symbol(s.name("chunk")) if form.m else 0
-        index = tuple(symbol(a) for a in (form.m, form.n) if a)
-
-        def offset(i: Sequence[Extent]) -> Extent:
-            return i[-1] - column + ((i[0] - row) * group if form.m else 0)
-
-        shape = tuple(self.ctx.program.axis[a].extent for a in (form.m, form.n) if a)
-        self.ctx.add_storage(name, Storage(self.results, form.dtype, shape, offset))
-        result = Let(form.fold, cast(Load(name, index, form.dtype), form.result))
-        axes = (*form.batch, *((form.m,) if form.m else ()), form.n)
-        emit_nest(self.ctx, Stage(axes, (), (result, *form.epilogue)), StageTiling("nest", form.n))

@@ -60,14 +60,14 @@ class Contraction:
     @property
     def place(self) -> Extent:
         """The number of a product within the sum: the fold axes row-major."""
-        return row_major(self.folds)
+        return row_major([symbol(a.name) for a in self.folds], self.folds)
 
 
-def row_major(axes: Sequence[Axis]) -> Extent:
+def row_major(index: Sequence[Extent], axes: Sequence[Axis]) -> Extent:
     """The number of a point of some axes, the last one running fastest."""
     place: Extent = 0
-    for a in axes:
-        place = place * a.extent + symbol(a.name)
+    for i, a in zip(index, axes, strict=True):
+        place = place * a.extent + i
     return place
 
 

@@ -5,6 +5,7 @@ Weights lie in panels already; of anything else, a panel at a time is packed int
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fusec.errors import BugError
@@ -12,7 +13,7 @@ from fusec.ir.dim import Extent, linear, product, symbol
 from fusec.kernels.cpu.builder import Value
 from fusec.kernels.cpu.context import Storage
 from fusec.kernels.cpu.contract_context import ContractContext
-from fusec.kernels.cpu.contract_form import panel_load, plain_load
+from fusec.kernels.cpu.contract_form import panel_load, plain_load, row_major
 from fusec.kernels.cpu.contract_pack import clear_panel, pack_transposed
 from fusec.kernels.layout import Layout
 from fusec.tile.program import Store
@@ -44,6 +45,11 @@ class RightSide:
         if ctx.kernel.layouts[operand] != Layout.panels(rank, self.s.shape.width):
             return None
         return _Stored(operand, load[1][-1] - symbol(form.n))
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether panels lie in memory already."""
+        return self._stored is not None
 
     def first(self, low: Value) -> Value:
         """The column at which the first panel begins that holds column `low`: a tile may begin inside one."""
@@ -101,9 +107,12 @@ class RightSide:
             return
         name = s.name("right")
         start = s.bind("panel", n)
-        offset = form.place * width + symbol(form.n) - start
+
+        def offset(i: Sequence[Extent]) -> Extent:
+            return row_major(i[:-1], form.folds) * width + i[-1] - start
+
         shape = (*(a.extent for a in form.folds), s.ctx.program.axis[form.n].extent)
-        s.ctx.add_storage(name, Storage(place, form.dtype, shape, lambda _: offset))
+        s.ctx.add_storage(name, Storage(place, form.dtype, shape, offset))
         axes = (*(a.name for a in form.folds), form.n)
         with s.range(form.n, n, end):
             s.compute(axes, form.n, Store(name, tuple(symbol(a) for a in axes), form.right))

@@ -7,10 +7,11 @@ zeros. Anything that is no plain load is computed into scratch first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from fusec.errors import BugError
-from fusec.ir.dim import Extent, linear, minimum, product, substitute, symbol, symbols_of
+from fusec.ir.dim import Extent, ceildiv, floordiv, linear, maximum, minimum, product, substitute, symbol, symbols_of
 from fusec.ir.expr import Expr, Index, Load, prim
 from fusec.ir.types import DType
 from fusec.kernels.cpu import access
@@ -21,6 +22,15 @@ from fusec.kernels.cpu.contract_form import axes_of, direct_load, row_major
 from fusec.kernels.cpu.expression import Point
 from fusec.tile.program import Axis, Store
 
+BLOCK = 2048
+"""Products of a sum that are taken at once: so much of A's rows and of a panel stays in the second level cache. Streams
+from there keep up: on Zen blocks for the first level gain nothing."""
+WAYS = 8
+"""Lines of the first level cache that may lie at one address modulo FAR; register tiles of more rows evict their own."""
+FAR = 4096
+"""Bytes from row to row above which the rows of such a tile are copied together."""
+MANY_COLUMNS = 128
+"""Columns that pay for copying the rows."""
 ADDRESS = 8
 """Bytes of an entry of a table."""
 
@@ -31,13 +41,19 @@ class Rows:
 
     Without taps, row m begins at `pointer + m * row`. With them `pointer` is a table: the address of a row's part
     for a tap is entry `tap * row + (m - first row of the chunk)`, valid for whole register tiles.
+
+    A deep sum is cut into blocks of `block` taps, or of as many elements where there are none, out of `count`; each of them
+    stands for `products` products.
     """
 
     pointer: Value
     row: Value
     step: Value
     depth: Value
-    taps: Value | None = None
+    taps: Value | None
+    count: Value
+    block: Value
+    products: Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +92,83 @@ class LeftSide:
         """The rows of a chunk, at the current batch index."""
         source = self._source(self.s.form.left) or self._computed()
         affine = linear(source.offset, [self.s.form.m])
-        if affine is not None and not source.taps and source.inside is None:
+        if affine is not None and not self._is_table(source):
             pointer = self.s.pointer(source.storage.pointer, affine[0])
             return self._rows(source, pointer, self.s.value(affine[1].get(self.s.form.m, 0)))
         return self._tabulated(source, m, m_end)
 
-    def _rows(self, source: _Source, pointer: Value, row: Value, taps: Value | None = None) -> Rows:
-        depth = self.s.ctx.slot(product(a.extent for a in source.dense))
-        return Rows(pointer, row, self.s.value(source.step), depth, taps)
+    def is_deep(self) -> Extent:
+        """Positive where the sum has more than one block."""
+        source = self._source(self.s.form.left)
+        if source is None:
+            return 0
+        count, block = self._blocks(source)
+        return floordiv(maximum(count, 1) - 1, block)
+
+    def part(self, rows: Rows, first: Value, span: tuple[Value, Value], columns: Value) -> Rows:
+        """The rows `span` of one block of the sum, from tap or element `first` on, for so many columns."""
+        b = self.s.b
+        left = b.smin(rows.block, b.sub(rows.count, first))
+        if rows.taps is not None:
+            return replace(rows, pointer=b.gep(rows.pointer, b.mul(first, rows.row), "i64"), taps=left)
+        pointer = b.gep(rows.pointer, b.mul(first, rows.step), self.s.shape.element)
+        return self._together(replace(rows, pointer=pointer, depth=left), span, columns)
+
+    def _together(self, rows: Rows, span: tuple[Value, Value], columns: Value) -> Rows:
+        """Rows that are far apart, each on a page of its own, copied next to each other, where enough columns read them."""
+        b, shape = self.s.b, self.s.shape
+        if (
+            shape.rows <= WAYS
+            or rows.step.text != "1"
+            or (rows.row.is_constant and int(rows.row.text) * shape.itemsize < FAR)
+        ):
+            return rows
+        pitch = b.add(rows.block, b.i64(64 // shape.itemsize))  # no power of two: rows would share sets of the cache
+        if self._copy is None:
+            size = self._block_extent() + 64 // shape.itemsize
+            self._copy = self.s.ctx.scratch(size * (self.chunk * shape.itemsize))
+        copy = self._copy
+
+        def together() -> list[Value]:
+            with b.loop(*span, hint="copy") as loop:
+                source = b.gep(rows.pointer, b.mul(loop.index, rows.row), shape.element)
+                to = b.gep(copy, b.mul(b.sub(loop.index, span[0]), pitch), shape.element)
+                size = b.mul(rows.depth, b.i64(shape.itemsize))
+                b.call_void("llvm.memcpy.p0.p0.i64", to, source, size, Value("i1", "false"))
+            return [b.gep(copy, b.mul(b.sub(b.i64(0), span[0]), pitch), shape.element), pitch]
+
+        far = b.compare("sge", rows.row, b.i64(FAR // shape.itemsize))
+        worth = b.op("and", far, b.compare("sge", columns, b.i64(MANY_COLUMNS)))
+        pointer, row = b.when(worth, together, [rows.pointer, rows.row])
+        return replace(rows, pointer=pointer, row=row)
+
+    def _block_extent(self) -> Extent:
+        source = self._source(self.s.form.left)
+        if source is None:
+            raise BugError("only what is loaded has blocks")
+        return self._blocks(source)[1]
+
+    def _blocks(self, source: _Source) -> tuple[Extent, Extent]:
+        """How many taps there are (elements, where there are none) and how many make a block."""
+        depth = product(a.extent for a in source.dense)
+        if self._is_table(source):
+            return product(a.extent for a in source.taps), maximum(1, floordiv(BLOCK, maximum(1, depth)))
+        return depth, maximum(1, 4 * ceildiv(ceildiv(depth, maximum(1, ceildiv(depth, BLOCK))), 4))
+
+    def _rows(self, source: _Source, pointer: Value, row: Value) -> Rows:
+        slot, depth = self.s.ctx.slot, product(a.extent for a in source.dense)
+        count, block = self._blocks(source)
+        table = self._is_table(source)
+        return Rows(
+            pointer,
+            row,
+            self.s.value(source.step),
+            slot(depth),
+            slot(count) if table else None,
+            slot(count),
+            slot(block),
+            slot(depth if table else 1),
+        )
 
     # ---- what a load looks like from the register tile
 
@@ -113,6 +198,9 @@ class LeftSide:
         offset = substitute(found.offset, {a.name: 0 for a in dense})
         return _Source(found.storage, tuple(taps), tuple(dense), step, offset, found.inside)
 
+    def _is_table(self, source: _Source) -> bool:
+        return bool(source.taps) or source.inside is not None or linear(source.offset, [self.s.form.m]) is None
+
     # ---- the table
 
     def _tabulated(self, source: _Source, m: Value, m_end: Value) -> Rows:
@@ -122,10 +210,13 @@ class LeftSide:
             self._table = s.ctx.scratch(count * (self.chunk * ADDRESS))
         base = s.bind("base", b.convert("ptrtoint", source.storage.pointer, "i64"))
         first, end = s.bind("chunk", m), s.bind("end", m_end)
-        place = row_major(source.taps) * self.chunk + symbol(form.m) - first
+
+        def offset(i: Sequence[Extent]) -> Extent:
+            return row_major(i[1:], source.taps) * self.chunk + i[0] - first
+
         name = s.name("table")
         shape = (form_extent(s, form.m), *(a.extent for a in source.taps))
-        s.ctx.add_storage(name, Storage(self._table, DType.I64, shape, lambda _: place))
+        s.ctx.add_storage(name, Storage(self._table, DType.I64, shape, offset))
         address: Expr = Index(base + source.offset * form.dtype.itemsize)
         inside: Expr = prim("lt", Index(symbol(form.m)), Index(end))
         if source.inside is not None:
@@ -141,7 +232,7 @@ class LeftSide:
         padded = b.mul(b.op("udiv", b.add(b.sub(m_end, m), b.i64(s.shape.rows - 1)), rows), rows)
         with s.range(form.m, m, b.add(m, padded)):
             s.compute(axes, "", Store(name, tuple(symbol(a) for a in axes), value))
-        return self._rows(source, self._table, b.i64(self.chunk), s.ctx.slot(count))
+        return self._rows(source, self._table, b.i64(self.chunk))
 
     # ---- A in scratch
 
@@ -154,10 +245,14 @@ class LeftSide:
         axes = (*((form.m,) if form.m else ()), *(a.name for a in form.folds))
         index: tuple[Extent, ...] = tuple(symbol(a) for a in axes)
         origin = symbol(s.name("chunk")) if form.m else 0
-        place = form.place + ((symbol(form.m) - origin) * depth if form.m else 0)
+
+        def offset(i: Sequence[Extent]) -> Extent:
+            folds = i[len(i) - len(form.folds) :]
+            return row_major(folds, form.folds) + ((i[0] - origin) * depth if form.m else 0)
+
         name = s.name("left")
         shape = (*((m,) if form.m else ()), *(a.extent for a in form.folds))
-        s.ctx.add_storage(name, Storage(self._copy, form.dtype, shape, lambda _: place))
+        s.ctx.add_storage(name, Storage(self._copy, form.dtype, shape, offset))
         s.compute(axes, form.k.name, Store(name, index, form.left))
         source = self._source(Load(name, index, form.dtype))
         if source is None:

@@ -42,6 +42,16 @@ class TileShape:
         return 2 if self.rows * self.vectors <= STREAMS // 2 else 1
 
     @property
+    def columns(self) -> int:
+        """Vectors per row, of all panels."""
+        return self.vectors * self.panels
+
+    @property
+    def zero(self) -> Value:
+        """An accumulator of nothing."""
+        return constant(self.type, 0.0 if self.is_float else 0)
+
+    @property
     def sums(self) -> int:
         """Over how many partial sums a tile deals its steps, for the same reason."""
         return 2 if self.rows * self.vectors * self.panels < STREAMS else 1
@@ -62,6 +72,11 @@ class TileShape:
         return vector(self.lanes, self.element)
 
     @property
+    def alignment(self) -> int:
+        """Of vectors in scratch and in packed panels."""
+        return min(64, self.lanes * self.itemsize)
+
+    @property
     def itemsize(self) -> int:
         """Bytes of an element."""
         return {"float": 4, "double": 8, "i32": 4, "i64": 8}[self.element]
@@ -75,17 +90,15 @@ def emit_tile(
     panels: Sequence[Value],
     panel_step: Value,
     count: Value,
-    start: Sequence[Value] | None = None,
+    start: Sequence[Value],
 ) -> list[Value]:
-    """The accumulators of one tile, row by row, panel by panel, after `count` steps from `start` (zeros by default).
+    """The accumulators of one tile, row by row, panel by panel, after `count` steps from `start`.
 
     `rows` point at A's first element per row, `step` elements before the next. `panels` point at B's first vectors,
     which lie `panel_step` elements apart.
     """
-    zero = constant(shape.type, 0.0 if shape.is_float else 0)
-    size = shape.rows * len(panels) * shape.vectors
-    carried = list(start) if start is not None else [zero] * size
-    carried += [zero] * (size * (shape.sums - 1))
+    size = len(start)
+    carried = [*start, *[shape.zero] * (size * (shape.sums - 1))]
 
     def advance(lines: Sequence[Value], bases: Sequence[Value], u: int, totals: Sequence[Value]) -> list[Value]:
         columns = []
@@ -131,11 +144,11 @@ def emit_taps(
     step: Value,
     panels: Sequence[Value],
     depth: Value,
+    start: Sequence[Value],
 ) -> list[Value]:
     """The accumulators of one tile, summed over taps: entry `tap * pitch + r` of the table is where row r begins."""
-    zero = constant(shape.type, 0.0 if shape.is_float else 0)
     size = b.mul(depth, b.i64(shape.width))
-    with b.loop(b.i64(0), taps, 1, [zero] * (shape.rows * len(panels) * shape.vectors), "tap") as loop:
+    with b.loop(b.i64(0), taps, 1, start, "tap") as loop:
         line = b.gep(table, b.mul(loop.index, pitch), "i64")
         rows = [b.load("ptr", b.gep(line, b.i64(r), "i64")) for r in range(shape.rows)]
         places = [b.gep(p, b.mul(loop.index, size), shape.element) for p in panels]
@@ -155,4 +168,4 @@ def multiply_add(b: Builder, shape: TileShape, x: Value, y: Value, total: Value)
 def _alignment(shape: TileShape, panel_step: Value) -> int:
     """Packed panels start at 64 bytes and their rows are whole vectors; rows of anything else may start anywhere."""
     packed = panel_step.text == str(shape.width)
-    return min(64, shape.lanes * shape.itemsize) if packed else shape.itemsize
+    return shape.alignment if packed else shape.itemsize

@@ -358,3 +358,32 @@ def test_objects_for_machines_that_are_not_here(rows: int) -> None:
     target = Target("cpu", "avx512")
     kernel = Kernel(parse_program(CHAIN), Tiling((), (StageTiling("contract", "", rows, 2),) * 2))
     assert build(emit(kernel, target), target).code
+
+
+@pytest.mark.parametrize("rows", [3, 6, 12])
+def test_sums_in_blocks(execute: Execute, rows: int) -> None:
+    """Deep sums are cut into blocks; rows of many-rowed tiles, a page apart, are copied together."""
+    for m, k, n in [(1, 2049, 18), (15, 4097, 140), (7, 6000, 17)]:
+        contract(execute, GEMM, {"M": m, "K": k, "N": n}, gemm_operands(m, k, n), panels=("w",), rows=rows)
+
+
+SHORT = """
+program p(M, N)
+task m: M, n: N
+input x: f32[M, 24], b: f32[N], a: f32[M, N]
+weight w: f32[24, N]
+output y: f32[M, N], z: f32[N, M]
+stage m, n
+  t = sum[k: 24](x[m, k] * w[k, n])
+  y[m, n] = max(t + b[n], 0.0) + a[m, n]
+  z[n, m] = t
+"""
+
+
+@pytest.mark.parametrize("n", [16, 48, 64, 80, 100, 192])
+def test_epilogues_in_registers(execute: Execute, n: int) -> None:
+    for m in (1, 5, 13, 100):
+        operands = {"x": floats(m, 24), "w": floats(24, n), "b": floats(n), "a": floats(m, n)}
+        contract(execute, SHORT, {"M": m, "N": n}, operands, panels=("w",))
+        contract(execute, SHORT, {"M": m, "N": n}, operands, tile={"m": 7, "n": 40}, panels=("w",))
+        contract(execute, SHORT, {"M": m, "N": n}, operands, rows=1, tile={"n": 32})

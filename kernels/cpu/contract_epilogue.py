@@ -1,0 +1,101 @@
+"""What becomes of the product: lets and stores, from registers where they are short, else from a tile of results.
+
+From registers a result never touches memory before it is final, which counts where sums are short. It takes whole panels;
+what a tile has of others, and longer epilogues, go through the tile of results and an ordinary loop nest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from fusec.ir.dim import Extent, symbol
+from fusec.ir.expr import TRANSCENDENTAL, Load, Prim, cast, walk
+from fusec.kernels.cpu.builder import Value
+from fusec.kernels.cpu.context import Storage
+from fusec.kernels.cpu.contract_context import ContractContext
+from fusec.kernels.cpu.expression import Point
+from fusec.kernels.cpu.nest import emit_nest
+from fusec.kernels.kernel import StageTiling
+from fusec.tile.program import Let, Stage, Store
+
+SHORT = 8
+"""Operations and loads of an epilogue that runs from registers: it is written out for each row of a register tile."""
+SHORT_SUM = 512
+"""Products from which on a sum takes so long that the way through memory does not show."""
+
+
+class Epilogue:
+    """The statements after the product, for a group of columns."""
+
+    def __init__(self, state: ContractContext, pitch: Extent, chunk: int) -> None:
+        self.s = state
+        self.pitch = pitch
+        self.row = state.ctx.slot(pitch)
+        self.results = state.ctx.scratch(pitch * (chunk * state.form.dtype.itemsize))
+        self.in_registers = self._is_short()
+        self._point = Point(state.ctx, state.form.n, state.shape.lanes)
+
+    def _is_short(self) -> bool:
+        form = self.s.form
+        if form.result is not form.dtype or (isinstance(form.depth, int) and form.depth > SHORT_SUM):
+            return False
+        cost = 0
+        for s in form.epilogue:
+            parts = list(walk(s.value)) if isinstance(s, Let | Store) else []
+            cost += isinstance(s, Store) + sum(isinstance(x, Prim | Load) for x in parts)
+            if any(isinstance(x, Prim) and x.name in TRANSCENDENTAL for x in parts):
+                return False
+        return cost <= SHORT
+
+    # ---- from registers
+
+    def from_registers(self, totals: Sequence[Value], m: Value, m_end: Value, n: Value) -> None:
+        """Store a register tile's results, its rows below `m_end`; all of its columns exist."""
+        b, shape = self.s.b, self.s.shape
+        bases = [b.add(n, b.i64(c * shape.lanes)) for c in range(shape.columns)]
+        for r in range(shape.rows):
+            at = b.add(m, b.i64(r))
+            own = totals[r * shape.columns : (r + 1) * shape.columns]
+            write = self._row_of(at, bases, own)
+            if r == 0:
+                write()
+            else:
+                b.when(b.compare("slt", at, m_end), write)
+
+    def _row_of(self, m: Value, bases: Sequence[Value], totals: Sequence[Value]) -> Callable[[], Sequence[Value]]:
+        form, point = self.s.form, self._point
+
+        def write() -> Sequence[Value]:
+            point.place(self.s.batch | ({form.m: m} if form.m else {}))
+            point.at_lanes(bases)
+            point.bind(form.fold, *totals)
+            point.run(form.epilogue)
+            return []
+
+        return write
+
+    # ---- from memory
+
+    def places(self, first: Value) -> list[Value]:
+        """Where a register tile's sums lie that begins at an offset into the tile of results."""
+        b, shape, out = self.s.b, self.s.shape, list[Value]()
+        for r in range(shape.rows):
+            line = b.gep(self.results, b.add(first, b.mul(b.i64(r), self.row)), shape.element)
+            out += [b.gep(line, b.i64(c * shape.lanes), shape.element) for c in range(shape.columns)]
+        return out
+
+    def from_memory(self) -> None:
+        """Run over the current ranges of rows and columns, reading the product from the tile of results."""
+        s, form, pitch = self.s, self.s.form, self.pitch
+        name, column = s.name("results"), symbol(s.name("group"))
+        row: Extent = symbol(s.name("chunk")) if form.m else 0
+        index = tuple(symbol(a) for a in (form.m, form.n) if a)
+
+        def offset(i: Sequence[Extent]) -> Extent:
+            return i[-1] - column + ((i[0] - row) * pitch if form.m else 0)
+
+        shape = tuple(s.ctx.program.axis[a].extent for a in (form.m, form.n) if a)
+        s.ctx.add_storage(name, Storage(self.results, form.dtype, shape, offset))
+        result = Let(form.fold, cast(Load(name, index, form.dtype), form.result))
+        axes = (*form.batch, *((form.m,) if form.m else ()), form.n)
+        emit_nest(s.ctx, Stage(axes, (), (result, *form.epilogue)), StageTiling("nest", form.n))

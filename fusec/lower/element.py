@@ -305,7 +305,7 @@ def place(s: Scope, indices: Value, index: Sequence[Entry], n: Extent, guard: bo
     if isinstance(found, Index) and (limits := bounds(found.value, s.attempt.axes.extents)) and nonnegative(limits[0]):
         return found.value if nonnegative(n - 1 - limits[1]) else found
     i = s.let(found)
-    if not indices.dtype.is_signed:
+    if not indices.dtype.is_signed or (array is not None and array.size and int(array.min()) >= 0):
         return i
     return s.let(prim("where", prim("lt", i, literal(0, DType.I64)), prim("add", i, Index(n)), i))
 

@@ -65,7 +65,7 @@ def _before(edge: Edge, reduction: Node) -> Verdict:
     for n in edge.producer.nodes:
         if any(map(_overlap, windows)) and work(n) > CHEAP_FLOPS:
             return Verdict(False, f"{n.op} would be computed again in every window")
-        if not windows and not fits_rows(n, reduction) and kind(n) is not Kind.VIEW:
+        if not windows and not fits_rows(n, reduction) and kind(n) is Kind.ELEMENTWISE:
             return Verdict(False, f"{n.outputs[0]} does not lie along the rows of {reduction.operands[0].type}")
     for n in makers(edge):
         if not reads_affine(n):

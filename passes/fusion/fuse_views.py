@@ -60,11 +60,12 @@ def _repeated_work(edge: Edge, reader: Node, made_by: Kind) -> Verdict | None:
         work *= len(reader.operands)
     if made_by is Kind.VIEW or work <= CHEAP_FLOPS:
         return None
-    if kind(reader) is Kind.GATHER:
+    known = [repeats(v, reader) for v in edge.values]
+    if kind(reader) is Kind.GATHER and not any(isinstance(t, int) and t > 1 for t in known):
         data = reader.operands[0]
         if any(v.name == data.name for v in edge.values) and edge.sole_reader:
             return None  # a gather needs a part of the table; computing all of it first costs more
-    times = max((t if isinstance(t := repeats(v, reader), int) else 1 << 30) for v in edge.values)
+    times = max((t if isinstance(t, int) else 1 << 30) for t in known)
     if times > 1:
         return Verdict(
             False, f"{edge.value.name} would be computed {'more than once' if times >= 1 << 30 else times} times"

@@ -16,6 +16,7 @@ from fusec.frontend.tensors import sparse_array, tensor_array
 from fusec.ir.dim import Extent, ceildiv, exact_quotient, floordiv, product
 from fusec.ir.graph import Value
 from fusec.ir.types import DType, TensorType
+from fusec.ops.view import PAD_MODES
 
 Shape = tuple[Extent, ...]
 
@@ -268,6 +269,8 @@ def _pad(call: Call) -> Value:
     x = call.x()
     rank = len(x.shape)
     mode = call.attr("mode", "constant")
+    if mode not in PAD_MODES:
+        raise call.error(f"mode {mode!r} is none of {', '.join(PAD_MODES)}")
     value: Value | None
     if call.version < 11:
         pads: Shape = tuple(call.attr("pads", call.attr("paddings", ())))
@@ -281,9 +284,14 @@ def _pad(call: Call) -> Value:
     before, after = list[Extent]([0] * rank), list[Extent]([0] * rank)
     for i, axis in enumerate(axes):
         before[axis], after[axis] = pads[i], pads[len(axes) + i]
+    if any(is_at_least(b + n + a, 0) is False for b, n, a in zip(before, x.shape, after)):
+        raise call.error(f"pads {list(pads)} crop more than there is")
     if mode != "constant":
         value = None
-        _check_reach(mode, x.shape, before, after)
+        x = _cropped(call, x, before, after)
+        before, after = [larger(p, 0) for p in before], [larger(p, 0) for p in after]
+        if any(n == 0 and (b != 0 or a != 0) for n, b, a in zip(x.shape, before, after)):
+            raise call.error(f"pads {list(pads)} by {mode} what has no elements")
     elif value is not None and value.shape:
         value = call.reshape(value, ())
     if all(p == 0 for p in (*before, *after)):
@@ -292,12 +300,13 @@ def _pad(call: Call) -> Value:
     return call.emit("pad", *inputs, before=tuple(before), after=tuple(after), mode=mode)
 
 
-def _check_reach(mode: str, shape: Shape, before: Sequence[Extent], after: Sequence[Extent]) -> None:
-    """Reflections that go round more than once are rare and left to the host."""
-    for d, *pads in zip(shape, before, after):
-        for p in pads:
-            if p != 0 and mode in ("reflect", "wrap") and is_at_least(d, p + (mode == "reflect")) is not True:
-                raise NotNative(f"{mode} padding by {p} of {d} elements")
+def _cropped(call: Call, x: Value, before: Sequence[Extent], after: Sequence[Extent]) -> Value:
+    """Negative paddings go first, so that what is repeated comes from what is left."""
+    starts = [larger(p * -1, 0) for p in before]
+    sizes = [n - start - larger(p * -1, 0) for n, start, p in zip(x.shape, starts, after)]
+    if tuple(sizes) == x.shape:
+        return x
+    return call.emit("slice", x, starts=tuple(starts), sizes=tuple(sizes), steps=(1,) * len(sizes))
 
 
 @row("DepthToSpace")

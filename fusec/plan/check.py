@@ -12,6 +12,7 @@ from fusec.errors import FusecError, PlanError
 from fusec.ir.dim import symbols_of
 from fusec.ir.graph import Value
 from fusec.ir.types import TensorType
+from fusec.kernels.cpu.stream_form import is_streamed
 from fusec.kernels.kernel import Call, Kernel, StageTiling
 from fusec.kernels.layout import Layout
 from fusec.plan.plan import HostStep, Plan, RegionStep
@@ -60,6 +61,8 @@ def _check_kernel(k: Kernel) -> None:
         _fail(f"a kernel of {p.name} is guarded by {t.guard.param!r}, no parameter")
     for stage, tiling in zip(p.stages, t.stages, strict=True):
         _check_stage(p, stage, tiling)
+    if any(s.template == "stream" for s in t.stages) and not is_streamed(k):
+        _fail(f"{p.name} is to be streamed and is no attention")
     _unique((o for o, _ in t.layouts), f"layout in {p.name}")
     for operand, layout in t.layouts:
         found = p.operand.get(operand)
@@ -69,7 +72,7 @@ def _check_kernel(k: Kernel) -> None:
 
 def _check_stage(p: TileProgram, stage: Stage, t: StageTiling) -> None:
     axes = {*stage.axis_names, *(a.name for a in stage.folds)}
-    if t.template not in ("nest", "contract") or (t.lane and t.lane not in axes):
+    if t.template not in ("nest", "contract", "stream") or (t.lane and t.lane not in axes):
         _fail(f"a stage of {p.name} has the template {t.template!r} along {t.lane!r}")
     if not (1 <= t.rows <= MOST_ROWS and 1 <= t.vectors <= MOST_VECTORS):
         _fail(f"a stage of {p.name} has register tiles of {t.rows} rows by {t.vectors} vectors")

@@ -20,6 +20,7 @@ from fusec.kernels.layout import Layout
 from fusec.target import Isa, Target
 from fusec.tile.program import Stage, TileProgram
 from fusec.tiling.lane import best_lane
+from fusec.tiling.stream import streamed
 from fusec.tiling.tiles import tile_extents
 
 REGISTER_TILES = {"generic": (4, 2), "avx2": (6, 2), "avx512": (12, 2), "neon": (6, 4)}
@@ -50,7 +51,7 @@ def menu(program: TileProgram, target: Target) -> tuple[Kernel, ...]:
             _stage(program, stage, form, choice, isa, dict(layouts))
             for stage, form in zip(program.stages, forms, strict=True)
         )
-        tile = tile_extents(program, stages, forms)
+        stages, tile = streamed(program, stages) or (stages, tile_extents(program, stages, forms))
         out.append(Kernel(program, Tiling(tile, stages, layouts, choice.guard)))
     return tuple(out)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fusec.ir.expr import TRANSCENDENTAL, Prim, walk
+from fusec.kernels.cpu.contract_form import contraction
 from fusec.kernels.kernel import BoundKernel
 from fusec.target import Target
 from fusec.tile.program import Fold, Stage
@@ -30,7 +31,7 @@ def tile_microseconds(bound: BoundKernel, target: Target) -> float:
         folded = points
         for f in stage.folds:
             folded *= bound.extents[f.name]
-        if tiling.template == "contract":
+        if tiling.template == "contract" or (tiling.template == "stream" and contraction(stage) is not None):
             busy += 2.0 * folded / PRODUCT_RATE.get(target.level, PRODUCT_RATE["generic"])
             folded = 0.0
         operations = points * _operations(stage, inside=False) + folded * _operations(stage, inside=True)

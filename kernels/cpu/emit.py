@@ -43,14 +43,23 @@ def emit(kernel: Kernel, target: Target) -> Source:
     b.enter(start)
     with b.loop(first, b.add(first, count), hint="tile") as loop:
         _enter_tile(ctx, loop.index)
-        for stage, tiling in zip(kernel.program.stages, kernel.tiling.stages, strict=True):
-            if tiling.template == "contract":
-                from fusec.kernels.cpu.contract import emit_contract
-
-                emit_contract(ctx, stage, tiling)
-            else:
-                emit_nest(ctx, stage, tiling)
+        _emit_stages(ctx, kernel)
     return Source(b.text(), entry, tuple(ctx.slots), ctx.scratch_bytes)
+
+
+def _emit_stages(ctx: Context, kernel: Kernel) -> None:
+    if any(t.template == "stream" for t in kernel.tiling.stages):
+        from fusec.kernels.cpu.stream import emit_stream
+
+        emit_stream(ctx, kernel.tiling.stages[0])
+        return
+    for stage, tiling in zip(kernel.program.stages, kernel.tiling.stages, strict=True):
+        if tiling.template == "contract":
+            from fusec.kernels.cpu.contract import emit_contract
+
+            emit_contract(ctx, stage, tiling)
+        else:
+            emit_nest(ctx, stage, tiling)
 
 
 def _enter_tile(ctx: Context, number: Value) -> None:

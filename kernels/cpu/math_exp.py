@@ -88,6 +88,15 @@ def exp(f: Floats, x: Value, tail: Value | None = None) -> Value:
     return f.select(dead, f.c(0.0), f.mul(f.mul(p, first), second))
 
 
+def exp_below(f: Floats, x: Value) -> Value:
+    """e^x for x <= 0 or NaN, where results below the least normal number may be 0: the powers of a softmax."""
+    if not f.single:
+        return exp(f, x)
+    shifted, _, r = _reduce(f, x)
+    p = f.add(f.fma(f.polynomial(r, EXP32), f.mul(r, r), r), f.c(1.0))
+    return f.select(f.lt(x, f.c(-87.33)), f.c(0.0), f.mul(p, f.power_of_two(shifted)))
+
+
 def _reduce(f: Floats, y: Value) -> tuple[Value, Value, Value]:
     """n + magic, n and r with y = n ln(2) + r."""
     shifted = f.fma(y, f.c(1.4426950408889634), f.c(f.magic))

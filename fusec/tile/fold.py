@@ -32,7 +32,10 @@ class FoldRule:
 def _simple(name: str, dtype: DType, init: Const) -> FoldRule:
     op = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "any": "or", "all": "and"}[name]
     s, t, a = (Ref(n, dtype) for n in ("s0", "t0", "a0"))
-    return FoldRule(name, (dtype,), (init,), (prim(op, s, a),), (prim(op, s, t),), (s,))
+    step = (
+        prim(op, a, s) if op in ("max", "min") else prim(op, s, a)
+    )  # emitters ask their first argument whether it is NaN
+    return FoldRule(name, (dtype,), (init,), (step,), (prim(op, s, t),), (s,))
 
 
 def limits(dtype: DType) -> tuple[float | int, float | int]:

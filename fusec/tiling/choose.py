@@ -19,7 +19,7 @@ from fusec.kernels.kernel import Guard, Kernel, StageTiling, Tiling, loads_of
 from fusec.kernels.layout import Layout
 from fusec.target import Isa, Target
 from fusec.tile.program import Stage, TileProgram
-from fusec.tiling.lane import best_lane
+from fusec.tiling.lane import best_lane, points_at_once
 from fusec.tiling.stream import streamed
 from fusec.tiling.tiles import tile_extents
 
@@ -103,7 +103,8 @@ def _stage(
     layouts: Mapping[str, Layout],
 ) -> StageTiling:
     if form is None:
-        return StageTiling("nest", best_lane(program, stage, isa))
+        lane = best_lane(program, stage, isa)
+        return StageTiling("nest", lane, points_at_once(stage, lane, isa))
     most, vectors = _register_tile(isa)
     rows = _rows(program, form, choice, most)
     n = program.axis[form.n].extent

@@ -23,6 +23,32 @@ def best_lane(program: TileProgram, stage: Stage, isa: Isa) -> str:
     return min(candidates, key=lambda a: _cost(program, stage, a, isa) + 1e-6 * candidates.index(a))
 
 
+def points_at_once(stage: Stage, lane: str, isa: Isa) -> int:
+    """How many points of the innermost scalar axis a nest takes side by side: several where the folds of neighbours share
+    loads, as windows do, else 1."""
+    axes = [a for a in stage.axis_names if a != lane]
+    folds = {a.name for a in stage.folds}
+    if not axes or not lane or lane in folds:
+        return 1
+    loads = [x for s in stage.body if not isinstance(s, Store) for e in _expressions(s) for x in walk(e)]
+    symbols = [_symbols(x) for x in loads if isinstance(x, Load)]
+    overlapping = any(axes[-1] in s and s & folds for s in symbols)
+    return isa.registers // SHARED if overlapping and lane in set[str]().union(*symbols) else 1
+
+
+SHARED = 4
+"""Registers per point of a window: its sum, and what neighbours read and multiply with."""
+
+
+def _expressions(s: Let | Fold | Store) -> Sequence[Expr]:
+    return s.args if isinstance(s, Fold) else (s.value,)
+
+
+def _symbols(load: Load) -> frozenset[str]:
+    """Axes in one dimension's index together with others: those that slide over each other."""
+    return frozenset(a for i in load.index if isinstance(i, Dim) for a in i.symbols)
+
+
 def _cost(program: TileProgram, stage: Stage, axis: str, isa: Isa) -> float:
     total, inside_names = 0.0, _inside_names(stage)
     is_fold = axis in [f.name for f in stage.folds]

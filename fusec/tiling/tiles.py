@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from fusec.ir.dim import Dim, Extent, ceildiv, floordiv, maximum, minimum, product, symbols_of
 from fusec.ir.expr import Load
 from fusec.kernels.cpu.contract_form import Contraction, direct_load, panel_load
+from fusec.kernels.cpu.merged import columns_of
 from fusec.kernels.kernel import StageTiling
 from fusec.tile.program import Stage, TileProgram
 
@@ -45,31 +46,38 @@ def tile_extents(
 
 
 def _plain_tiles(program: TileProgram, lanes: Sequence[str]) -> tuple[tuple[str, Extent], ...]:
-    """From the innermost task axis outwards: as many points as fit into the budget of bytes."""
-    size: Extent = maximum(1, _bytes_per_point(program))
-    out = []
+    """From the innermost task axis outwards: as many points as fit into the budget of bytes, of merged axes whole rows."""
+    out: list[tuple[str, Extent]] = []
+    inner: list[str] = []
     for axis in reversed(program.axes):
-        unit = LINE if axis.name in lanes else 1
+        size = maximum(1, _bytes_per_step(program, axis.name, inner))
+        unit: Extent = LINE if axis.name in lanes else 1
+        if axis.name not in lanes:
+            rows = [c for s in program.stages if (c := columns_of(s, axis.name)) is not None]
+            unit = maximum(1, rows[0]) if rows else 1
         tile: Extent = unit * maximum(1, floordiv(TILE_BYTES, size * unit))
         out.append((axis.name, 1 if axis.sequential else tile))
-        size = size * maximum(1, axis.extent)
+        inner.append(axis.name)
     return tuple(reversed(out))
 
 
-def _bytes_per_point(program: TileProgram) -> Extent:
-    """Bytes that one point of the task axes reads and writes of operands that depend on it."""
+def _bytes_per_step(program: TileProgram, axis: str, inner: Sequence[str]) -> Extent:
+    """Bytes that one more index of an axis reads and writes, the axes inside in full, of operands that depend on them."""
     task = {a.name for a in program.axes}
+    counted = {axis, *inner}
     seen: dict[str, Extent] = {}
     for stage in program.stages:
         accesses = [(x.operand, x.index) for x in stage.loads()] + [(s.operand, s.index) for s in stage.stores]
         for name, index in accesses:
             operand = program.operand[name]
-            if not any(isinstance(i, Dim) and symbols_of(i) & task for i in index):
+            mentioned = {a for i in index if isinstance(i, Dim) for a in symbols_of(i) & task}
+            if axis not in mentioned:
                 continue
             own = [
                 d for d, i in zip(operand.shape, index, strict=True) if not isinstance(i, int) and not _uses(i, task)
             ]
-            seen[name] = product(own) * operand.dtype.itemsize
+            extents = [maximum(1, program.axis[a].extent) for a in sorted(mentioned & counted - {axis})]
+            seen[name] = product([*own, *extents]) * operand.dtype.itemsize
     total: Extent = 0
     for n in seen.values():
         total = total + n

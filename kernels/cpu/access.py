@@ -14,6 +14,7 @@ from fusec.errors import BugError
 from fusec.ir.dim import Dim, Extent, linear, symbol, symbols_of
 from fusec.ir.expr import Const, Expr, Load, cast, prim
 from fusec.ir.types import DType
+from fusec.kernels.cpu.anchors import neighbour_address
 from fusec.kernels.cpu.builder import Value, constant, mangle, vector
 from fusec.kernels.cpu.context import Storage
 from fusec.kernels.cpu.vector import literal, memory_type
@@ -126,6 +127,13 @@ def _lane_coefficient(point: Point, offset: Extent) -> Extent | None:
     return None if split is None else split[1].get(point.lane, 0)
 
 
+def _contiguous(point: Point, a: Access, copy: int) -> Value:
+    """The address of the first lane, where the others follow it."""
+    if point.shares_pointers:
+        return neighbour_address(point, a, copy)
+    return point.b.gep(_row(point, a), point.bases[copy], memory_type(a.storage.dtype))
+
+
 def _row(point: Point, a: Access) -> Value:
     """The address of an access with the lane's index left out, computed in the loop that it depends on."""
     split = linear(a.offset, [point.lane])
@@ -157,7 +165,7 @@ def _load_scalar(point: Point, a: Access, fill: Value | None) -> Value:
 def _load_contiguous(point: Point, a: Access, inside: Value | None, copy: int) -> Value:
     b, element = point.b, memory_type(a.storage.dtype)
     type_ = vector(point.lanes, element)
-    pointer = b.gep(_row(point, a), point.bases[copy], element)
+    pointer = _contiguous(point, a, copy)
     mask = inside if inside is not None else point.mask
     if mask is None:
         return b.load(type_, pointer)
@@ -244,7 +252,7 @@ def store(point: Point, name: str, index: Sequence[Extent | Expr], dtype: DType,
         ok = ok if point.mask is None else b.op("and", ok, point.mask)
     mask = point.mask if ok is None else ok
     if coefficient == 1 and (mask is None or _masks(point.ctx.isa, a.storage)):
-        pointer = b.gep(_row(point, a), point.bases[copy], memory_type(dtype))
+        pointer = _contiguous(point, a, copy)
         b.store(raw, pointer) if mask is None else b.masked_store(raw, pointer, mask)
     elif coefficient is not None:
         step = point.value(point.interner.index(coefficient))

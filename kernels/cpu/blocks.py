@@ -59,7 +59,12 @@ def side_by_side(stage: Stage, axis: str, count: int, windows: Windows | None) -
     written_out: dict[str, int] = {}
     terms = count * sum(isinstance(s, Fold) for s in stage.body)
     for a in reversed(stage.folds):
-        if isinstance(a.extent, int) and 0 < a.extent <= FEW and a.name not in clamped and terms * a.extent <= MOST_TERMS:
+        if (
+            isinstance(a.extent, int)
+            and 0 < a.extent <= FEW
+            and a.name not in clamped
+            and terms * a.extent <= MOST_TERMS
+        ):
             written_out[a.name] = a.extent
             terms *= a.extent
     loops = tuple(a.name for a in stage.folds if a.name not in written_out)
@@ -107,9 +112,7 @@ def _write(
                     statements.append(Fold(f"{name}~{k}", monoid, each[0]))
                     terms[f"{name}~{k}"] = each
                 case Store(operand, index, value):
-                    entries = tuple(
-                        _move(i, axis, k, {}) if isinstance(i, int | Dim) else moved(i, k) for i in index
-                    )
+                    entries = tuple(_move(i, axis, k, {}) if isinstance(i, int | Dim) else moved(i, k) for i in index)
                     statements.append(Store(operand, entries, moved(value, k)))
             if isinstance(s, Fold):
                 names[k][s.name] = Ref(f"{s.name}~{k}", fold_rule(s.monoid, s.args[0].dtype).finish[0].dtype)

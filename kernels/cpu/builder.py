@@ -15,17 +15,8 @@ from functools import cache
 from fusec.errors import BugError
 
 BITS = {
-    "i1": 1,
-    "i8": 8,
-    "i16": 16,
-    "i32": 32,
-    "i64": 64,
-    "half": 16,
-    "bfloat": 16,
-    "float": 32,
-    "double": 64,
-    "ptr": 64,
-}
+    "i1": 1, "i8": 8, "i16": 16, "i32": 32, "i64": 64, "half": 16, "bfloat": 16, "float": 32, "double": 64, "ptr": 64,
+}  # fmt: skip
 """Element types and their widths."""
 _MANGLED = {"half": "f16", "bfloat": "bf16", "float": "f32", "double": "f64", "ptr": "p0"}
 
@@ -356,6 +347,10 @@ class Builder:
         if index.text == "0":
             return pointer
         return self.emit(vector(index.lanes, "ptr"), f"getelementptr {element}, {pointer}, {index}")
+
+    def opaque(self, a: Value) -> Value:
+        """The same value, of which the optimiser knows nothing: it stays where it is made."""
+        return self.emit(a.type, f'call {a.type} asm "", "=r,0"({a})')
 
     def load(self, type_: str, pointer: Value, align: int | None = None) -> Value:
         """Load a scalar or a vector; the alignment defaults to the element's size."""

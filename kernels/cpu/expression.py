@@ -55,6 +55,9 @@ class Point:
         """Every axis that an index may run over."""
         self.inside_already: frozenset[tuple[Extent, Extent]] = frozenset()
         """Index polynomials that are below these sizes, and not negative, wherever we are: see `assume`."""
+        self.shares_pointers = False
+        """Whether contiguous accesses take their addresses from each other (anchors.py)."""
+        self.anchors: dict[tuple[str, Extent], list[Extent]] = {}
         self._axes: dict[str, tuple[Value | None, int]] = {}
         self._refs: dict[str, tuple[list[Value], int]] = {}
         self._scopes = [Scope()]
@@ -68,6 +71,11 @@ class Point:
     def depth(self) -> int:
         """The number of open loops."""
         return len(self._scopes) - 1
+
+    @property
+    def lane_level(self) -> int:
+        """The loop of the lane axis."""
+        return self._axes[self.lane][1]
 
     @contextmanager
     def inside(self, axis: str, loop: Loop) -> Iterator[None]:
@@ -99,8 +107,10 @@ class Point:
             self.bases = [base] if base is not None else []
         self.mask, self.left = mask, left
 
-    def assume(self, inside: frozenset[tuple[Extent, Extent]]) -> None:
+    def assume(self, inside: frozenset[tuple[Extent, Extent]], shares_pointers: bool = False) -> None:
         """From here on, the loops' bounds alone keep these indices inside their operands."""
+        self.shares_pointers = shares_pointers
+        self.anchors.clear()
         if inside != self.inside_already:
             self.inside_already = inside
             self._accesses.clear()
@@ -299,15 +309,15 @@ class Point:
         outer: list[Term] = []
         inner: list[Term] = []
         for mono, c in x.terms:
-            here = [a for a in mono if self._atom_fact(a)[0] == level and self._is_bound(a)]
+            here = [a for a in mono if self._atom_fact(a)[0] == level and self.is_bound(a)]
             (inner if here else outer).append((mono, c))
         if not inner:
             return self.ctx.slot(x)
         total = self.value(self.interner.index(as_extent(outer)), copy)
         by_atoms: dict[Monomial, list[Term]] = {}
         for mono, c in inner:
-            bound = tuple(a for a in mono if self._is_bound(a))
-            by_atoms.setdefault(bound, []).append((tuple(a for a in mono if not self._is_bound(a)), c))
+            bound = tuple(a for a in mono if self.is_bound(a))
+            by_atoms.setdefault(bound, []).append((tuple(a for a in mono if not self.is_bound(a)), c))
         for atoms, terms in by_atoms.items():
             term = self.ctx.slot(as_extent(terms))
             for a in atoms:
@@ -337,10 +347,10 @@ class Point:
             return self.axis_value(a)
         return self.value(self.pseudo[a], copy) if a in self.pseudo else self.ctx.symbols[a]
 
-    def _is_bound(self, a: str | Atom) -> bool:
+    def is_bound(self, a: str | Atom) -> bool:
         """Whether an atom has its value in a register rather than in a slot."""
         if isinstance(a, Atom):
-            return any(self._is_bound(s) for s in symbols_of(a.a) | symbols_of(a.b))
+            return any(self.is_bound(s) for s in symbols_of(a.a) | symbols_of(a.b))
         return a in self._axes or a in self.pseudo or a in self.ctx.symbols
 
     def _atom_fact(self, a: str | Atom) -> tuple[int, bool]:

@@ -18,9 +18,7 @@ from fusec.tile.program import Fold
 class Accumulator:
     """One fold of a nest. States are listed copy by copy, `width` for each; `shared` ones are scalars, in one copy."""
 
-    def __init__(
-        self, point: Point, fold: Fold, shared: bool, terms: Sequence[tuple[Expr, ...]] | None = None
-    ) -> None:
+    def __init__(self, point: Point, fold: Fold, shared: bool, terms: Sequence[tuple[Expr, ...]] | None = None) -> None:
         self.point = point
         self.fold = fold
         self.terms = [[point.intern(a) for a in args] for args in terms or (fold.args,)]
@@ -41,9 +39,12 @@ class Accumulator:
         b, mask = self.point.b, None if self.shared else self.point.mask
         for copy in range(len(states) // self.width):
             old = states[copy * self.width : (copy + 1) * self.width]
-            new = old
-            for args in self.terms:
-                new = self._add(new, args, copy)
+            if len(self.terms) > 1 and self.fold.monoid in ("max", "min") and self.fold.args[0].dtype.is_float:
+                new = [self._add_extremes(old[0], copy)]
+            else:
+                new = old
+                for args in self.terms:
+                    new = self._add(new, args, copy)
             out += [n if mask is None or n == o else b.select(mask, n, o) for n, o in zip(new, old, strict=True)]
         return out
 
@@ -55,6 +56,17 @@ class Accumulator:
         refs = {f"s{k}": v for k, v in enumerate(old)}
         refs |= {f"a{k}": self._arg(a, copy) for k, a in enumerate(args)}
         return [evaluate(point.ctx, e, refs) for e in self.rule.step]
+
+    def _add_extremes(self, best: Value, copy: int) -> Value:
+        """Several elements at once: each takes an instruction, and each two another one that looks for NaN."""
+        arithmetic, b = self.point.ctx.arithmetic, self.point.b
+        xs = [self._arg(args[0], copy) for args in self.terms]
+        for x in xs:
+            best = arithmetic.plain_extreme("ogt" if self.fold.monoid == "max" else "olt", x, best)
+        bad = [b.compare("uno", x, y) for x, y in zip(xs[::2], xs[1::2] + xs[-1:], strict=False)]
+        while len(bad) > 1:
+            bad = [b.op("or", x, y) for x, y in zip(bad[::2], bad[1::2], strict=False)] + bad[len(bad) // 2 * 2 :]
+        return arithmetic.nan_where(bad[0], best)
 
     def _arg(self, e: Expr, copy: int) -> Value:
         return self.point.value(e, copy) if self.shared else self.point.vector(e, copy)

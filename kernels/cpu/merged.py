@@ -32,7 +32,7 @@ def split_merged(stage: Stage, axes: Mapping[str, Axis], keep: str) -> tuple[Sta
     while todo:
         name = todo.pop(0)
         extent = (new.get(name) or axes[name]).extent
-        columns = _columns(stage, name)
+        columns = columns_of(stage, name)
         if columns is None:
             continue
         split = Split(name, f"{name}.row", f"{name}.column", columns)
@@ -52,7 +52,7 @@ def join(splits: Iterable[Split], axis: str) -> Extent:
     return symbol(axis)
 
 
-def _columns(stage: Stage, axis: str) -> Extent | None:
+def columns_of(stage: Stage, axis: str) -> Extent | None:
     """The least divisor, where every function of the axis divides it by a multiple of that."""
     divisors: set[Extent] = set()
     for atom in _atoms(_polynomials(stage.body)):
@@ -136,7 +136,9 @@ def map_indices(s: Statement, polynomial: object) -> Statement:
             case Index(value, dtype):
                 return Index(polynomial(value), dtype)
             case Load(operand, index, dtype, fill):
-                return Load(operand, tuple(polynomial(i) if isinstance(i, int | Dim) else i for i in index), dtype, fill)
+                return Load(
+                    operand, tuple(polynomial(i) if isinstance(i, int | Dim) else i for i in index), dtype, fill
+                )
         return None
 
     match s:

@@ -107,7 +107,7 @@ class Nest:
 
             def run(body: Body) -> None:
                 self.body = body
-                self.point.assume(body.inside)
+                self.point.assume(body.inside, body is block)
                 inside()
 
             b.either(fits, lambda: run(block), lambda: run(one))

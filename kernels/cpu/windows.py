@@ -118,7 +118,12 @@ def _guards(
 ) -> Iterator[Guard]:
     """Conditions outside of which an argument adds nothing to its fold."""
     for x in walk(e):
-        if not isinstance(x, Load) or x.fill is None or not isinstance(start, Const) or not _adds_nothing(e, x, start, monoid):
+        if (
+            not isinstance(x, Load)
+            or x.fill is None
+            or not isinstance(start, Const)
+            or not _adds_nothing(e, x, start, monoid)
+        ):
             continue
         for i, size in zip(x.index, program.operand[x.operand].shape, strict=True):
             if not isinstance(i, int | Dim) or lane in symbols_of(i) or always_inside(i, size, axes):

@@ -1,8 +1,9 @@
 """How long does it take from a model to the first answer: cold, with a warm cache, and from a plan?
 
-    python -m bench.compile_time [--runs 3] [NAME]
+    python -m bench.compile_time [--runs 3] [--fresh] [NAME ...]
 
-Every run is a fresh process; `compile` and `load` count from after `import fusec`, as a server that is already up sees it.
+Every run is a fresh process; `ready` and `first answer` count from after `import fusec`, as a server that is already up
+sees it. Results go to bench/results/compile.json.
 """
 
 from __future__ import annotations
@@ -15,9 +16,16 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from bench.models.architectures import ARCHITECTURES
+from bench.cases import CASES
+from bench.store import FOLDER, Table
 
+FILE = FOLDER / "compile.json"
+DEFAULT = ("resnet50", "bert_base", "mobilenet_v2", "detector", "gpt2_prompt", "lstm_stack", "ppocrv4_rec", "minilm")
+LIMITS = {"resnet50": 10.0, "bert_base": 6.0}
+"""Seconds that a cold compile may take."""
+KINDS = ("cold", "warm", "plan")
 PROGRAM = """
 import sys, time, json, numpy as np
 import fusec, fusec.api
@@ -35,45 +43,50 @@ print(json.dumps([t1 - t0, t2 - t0]))
 """
 
 
-def main() -> None:
-    """Print medians of several fresh processes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", nargs="?", default="minilm_size", choices=sorted(ARCHITECTURES))
-    parser.add_argument("--runs", type=int, default=3)
-    options = parser.parse_args()
+def times(name: str, runs: int) -> dict[str, Any]:
+    """Of every kind the seconds until a session is ready and until the first answer, a list entry per process."""
     import numpy as np
-    import onnx
 
-    built = ARCHITECTURES[options.name]()
+    made, feeds = CASES[name].make()
+    out: dict[str, Any] = {kind: {"ready": [], "first": []} for kind in KINDS}
     with tempfile.TemporaryDirectory() as folder:
         model, plan, inputs = (Path(folder) / n for n in ("m.onnx", "m.fplan", "inputs.npz"))
-        onnx.save(built.model(), model)
-        np.savez(inputs, **built.feeds)
-        for kind in ("cold", "warm", "plan"):
-            times = []
-            for i in range(options.runs):
+        model.write_bytes(made)
+        np.savez(inputs, **feeds)
+        for kind in KINDS:
+            for i in range(runs):
+                source = plan if kind == "plan" else model
+                command = [sys.executable, "-c", PROGRAM, kind, *map(str, (source, inputs, plan))]
                 cache = Path(folder) / (f"cache{i}" if kind == "cold" else "cache0")
-                command = [
-                    sys.executable,
-                    "-c",
-                    PROGRAM,
-                    kind,
-                    str(plan if kind == "plan" else model),
-                    str(inputs),
-                    str(plan),
-                ]
-                done = subprocess.run(
-                    command,
-                    check=True,
-                    capture_output=True,
-                    text=True,
-                    env={**os.environ, "FUSEC_CACHE_DIR": str(cache)},
-                )
-                times.append(json.loads(done.stdout))
-            ready, first = (statistics.median(t[i] for t in times) for i in (0, 1))
-            spread = f"{min(t[1] for t in times):.2f} .. {max(t[1] for t in times):.2f}"
-            told = f"ready {ready:.2f} s, first answer {first:.2f} s"
-            print(f"{options.name}, {kind}: {told} ({spread} over {options.runs} processes)")
+                environ = {**os.environ, "FUSEC_CACHE_DIR": str(cache)}
+                done = subprocess.run(command, check=True, capture_output=True, text=True, env=environ)
+                ready, first = json.loads(done.stdout)
+                out[kind]["ready"].append(round(ready, 3))
+                out[kind]["first"].append(round(first, 3))
+    return out
+
+
+def main() -> None:
+    """Measure what is missing and print medians of several fresh processes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"by default {', '.join(DEFAULT)}")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--fresh", action="store_true", help="forget earlier results")
+    parser.add_argument("--save", default=str(FILE))
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(CASES):
+        sys.exit(f"unknown models: {', '.join(sorted(unknown))}")
+    table = Table(Path(options.save), "From a model to the first answer", "python -m bench.compile_time", options.fresh)
+    for name in options.names or DEFAULT:
+        if name in table.cases and not options.names:
+            continue
+        told = times(name, options.runs)
+        table.add(name, told | {"limit": LIMITS.get(name)})
+        for kind in KINDS:
+            first = told[kind]["first"]
+            ready, middle = statistics.median(told[kind]["ready"]), statistics.median(first)
+            spread = f"{min(first):.2f} .. {max(first):.2f} over {len(first)} processes"
+            print(f"{name}, {kind}: ready {ready:.2f} s, first answer {middle:.2f} s ({spread})", flush=True)
 
 
 if __name__ == "__main__":

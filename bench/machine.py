@@ -7,13 +7,14 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from fusec import __version__
 from fusec.target import host
 
 
 def machine() -> dict[str, Any]:
     """What a result file says about where it came from; no host or user names."""
-    versions = {"python": platform.python_version()}
-    for name in ("fusec", "numpy", "onnx", "onnxruntime", "llvmlite"):
+    versions = {"python": platform.python_version(), "fusec": __version__}
+    for name in ("numpy", "onnx", "onnxruntime", "llvmlite"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

@@ -1,0 +1,112 @@
+"""The performance page is what the result files make, and the commands that write these files work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from bench import cases, compile_time, performance, report, scaling, store
+from bench.models.architectures import mlp
+
+
+def tiny() -> tuple[bytes, Any]:
+    built = mlp([8, 16, 4])
+    return built.model().SerializeToString(), built.feeds
+
+
+@pytest.fixture(autouse=True)
+def tiny_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cases.CASES, "tiny", cases.Case("tiny", "standard", tiny))
+
+
+def test_the_page_is_up_to_date() -> None:
+    """Made by `python -m bench.report`; whoever changes a result file runs it."""
+    found = report.PAGE.read_text(encoding="utf-8") if report.PAGE.is_file() else report.HEAD
+    assert found == report.render()
+
+
+def ratio(median: float) -> dict[str, float]:
+    return {"median": median, "low": median * 0.98, "high": median * 1.02}
+
+
+def timed(**ratios: float | None) -> dict[str, Any]:
+    rivals = {n: {"refused": "no"} if r is None else {"difference": 1e-6, "ratio": ratio(r)} for n, r in ratios.items()}
+    return {"seconds": 0.002, "noise": ratio(1.0), "rounds": 20, "rivals": rivals}
+
+
+def case(is_float32: bool = True, kind: str = "standard", **ratios: float | None) -> dict[str, Any]:
+    told = {"kind": kind, "float32": is_float32, "threads": {"1": timed(**ratios)}, "host_steps": 0}
+    return told | {"date": "2026-01-01", "commit": "abc"}
+
+
+def test_losses_are_told(tmp_path: Path) -> None:
+    document = {
+        "title": "Whole models",
+        "command": "c",
+        "machine": store.where(),
+        "cases": {
+            "good": case(onnxruntime=2.0, openvino=1.5),
+            "bad": case(onnxruntime=0.5, openvino=None),
+            "ints": case(False, "public", onnxruntime=0.25, openvino=4.0),
+            "broken": {"kind": "public", "failed": "Error: a|b", "date": "2026-01-01", "commit": "abc"},
+        },
+    }
+    store.write(tmp_path / "models.json", document)
+    page = report.render(tmp_path)
+    assert "| 1 | onnxruntime | **1.00x** | 1.3x | 2 of 2 | 1: bad 0.50x |" in page
+    assert "| 1 | openvino | **1.50x** | 1.2x | 1 of 2 | 0 |" in page
+    assert "0.50x [0.49, 0.51] **slower**" in page and "refuses the model" in page
+    mixed = page.split("not float32 throughout")[1]
+    assert "ints" in mixed and "good" not in mixed and "- broken: Error: a/b" in mixed
+
+
+def test_tables_of_text(tmp_path: Path) -> None:
+    store.save_rows(
+        tmp_path / "gemm.json", "Products", "python -m bench.gemm", ["shape", "GFLOP/s"], [["1 x 2", 3.5]], "A note."
+    )
+    page = report.render(tmp_path)
+    assert (
+        "## Products" in page and "| 1 x 2 | 3.5 |" in page and "A note." in page and "`python -m bench.gemm`" in page
+    )
+
+
+def test_a_case_is_measured(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    told = performance.measure_case("tiny", [1], 0.05)
+    assert told["float32"] and told["kind"] == "standard" and told["host_steps"] == 0
+    one = told["threads"]["1"]
+    assert one["rivals"]["onnxruntime"]["difference"] < 1e-5 and one["rivals"]["onnxruntime"]["ratio"]["median"] > 0
+    table = store.Table(tmp_path / "models.json", "Whole models", "c")
+    table.add("tiny", told)
+    again = store.Table(tmp_path / "models.json", "Whole models", "c")
+    assert again.cases["tiny"]["threads"]["1"]["seconds"] > 0
+    assert "| tiny |" in report.render(tmp_path)
+
+
+def test_scaling_and_compile_times(tmp_path: Path) -> None:
+    scaled = store.Table(tmp_path / "scaling.json", "Scaling", "c")
+    scaled.add("tiny", scaling.scale("tiny", 2, 0.05))
+    timed = store.Table(tmp_path / "compile.json", "Compile", "c")
+    timed.add("tiny", compile_time.times("tiny", 1) | {"limit": 0.0})
+    page = report.render(tmp_path)
+    assert "| same |" in page and "**missed**" in page
+
+
+def test_what_is_float32_throughout() -> None:
+    model, _ = tiny()
+    assert cases.is_float32(model)
+    proto = onnx.load_model_from_string(model)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((2, 2), np.int8), "q"))
+    assert not cases.is_float32(proto.SerializeToString())
+
+
+def test_an_interrupted_file_is_whole(tmp_path: Path) -> None:
+    table = store.Table(tmp_path / "models.json", "t", "c")
+    table.add("a", {"kind": "public", "failed": "x", "seconds": 1.23456789})
+    assert json.loads(table.path.read_text())["cases"]["a"]["seconds"] == 1.2346
+    assert store.Table(tmp_path / "models.json", "t", "c", fresh=True).cases == {}

@@ -123,7 +123,7 @@ def parts(region: Region, workers: int, grain: Grain) -> tuple[dict[str, float],
     lap("bind")
     tasks = cut_tasks(bound, workers, lambda _: 20.0, grain)
     lap("tasks")
-    conflicts = find_conflicts(tasks) if workers > 1 else {}
+    conflicts = find_conflicts(tasks) if workers > 1 else None
     lap("conflicts")
     placed = assign(tasks, conflicts, workers, Costs())
     lap("assign")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from fusec.kernels.kernel import IntArray
-from fusec.schedule.dependencies import Conflict
+from fusec.schedule.dependencies import Conflicts
 from fusec.schedule.tasks import FloatArray, Tasks
 
 
@@ -46,19 +45,17 @@ class Assignment:
         return float(self.end.max(initial=0.0))
 
 
-def assign(tasks: Tasks, conflicts: dict[int, list[Conflict]], workers: int, costs: Costs) -> Assignment:
+def assign(tasks: Tasks, conflicts: Conflicts | None, workers: int, costs: Costs) -> Assignment:
     """Place calls in program order, each task where and when it can start first, near the bytes that it reads.
 
     A worker that runs out of one branch goes on with the next: calls overlap wherever no conflict forbids it.
     """
-    if workers == 1:
+    if workers == 1 or conflicts is None:
         return _alone(tasks)
-    state = _Placement(tasks, workers, costs)
-    phases = (np.flatnonzero(np.diff(tasks.phase)) + 1).tolist()
-    for call, (first, end) in enumerate(pairwise(tasks.bounds)):
-        borders = [b for b in phases[bisect_left(phases, first) : bisect_left(phases, end)] if b > first]
-        for low, high in pairwise([first, *borders, end]):
-            state.place(low, high, first, conflicts.get(call, []))
+    state = _Placement(tasks, conflicts, workers, costs)
+    borders = (np.flatnonzero(np.diff(tasks.phase)) + 1).tolist()
+    for first, end in pairwise([0, *borders, len(tasks)]):
+        state.place(first, end)
     return state.result()
 
 
@@ -68,12 +65,18 @@ def _alone(tasks: Tasks) -> Assignment:
     return Assignment(1, zero, np.arange(1, n + 1), zero[:, None], np.arange(n), end - tasks.cost, end)
 
 
+FEW = 8
+"""Pairs of task and worker up to which placing them one by one takes less time than with arrays."""
+
+
 class _Placement:
     """The schedule so far."""
 
-    def __init__(self, tasks: Tasks, workers: int, costs: Costs) -> None:
+    def __init__(self, tasks: Tasks, conflicts: Conflicts, workers: int, costs: Costs) -> None:
         n = len(tasks)
         self.tasks, self.workers, self.costs = tasks, workers, costs
+        self.starts, self.earlier, self.bytes = conflicts.starts.tolist(), conflicts.earlier, conflicts.bytes
+        self.later = np.repeat(np.arange(n), np.diff(conflicts.starts))
         self.worker, self.position = np.zeros(n, np.int64), np.zeros(n, np.int64)
         self.start, self.end = np.zeros(n), np.zeros(n)
         self.need = np.zeros((n, workers), np.int64)
@@ -82,46 +85,29 @@ class _Placement:
         self.free = [0.0] * workers
         self.finish = np.full((workers, n + 1), -costs.hand_over)
         self.homes: dict[int, FloatArray] = {}
-        self.columns: dict[tuple[int, int], tuple[IntArray, IntArray, IntArray]] = {}
 
-    def place(self, first: int, end: int, call_first: int, conflicts: list[Conflict]) -> None:
+    def place(self, first: int, end: int) -> None:
         """Place the independent tasks `first` to `end - 1`."""
         n = end - first
         if not n:
             return
-        if not conflicts:
+        low, high = self.starts[first], self.starts[end]
+        if low == high:
             self._pick(first, np.zeros((self.workers, n)), self._home(n))
             return
-        local = np.zeros((n, self.workers))
-        for conflict in conflicts:
-            self._follow(conflict, first, end, call_first, local)
-        far = (local.sum(1) - local.T) * self.costs.byte
+        far = self._follow(low, high, first, n)
         self._pick(first, self._ready(first, end), far + self._home(n))
 
-    def _follow(self, conflict: Conflict, first: int, end: int, call_first: int, local: FloatArray) -> None:
-        """Turn a conflict into fronts, and count the bytes that each worker made of what the tasks read."""
-        low = self.tasks.bounds[conflict.earlier]
-        high = first if conflict.earlier == conflict.later else self.tasks.bounds[conflict.earlier + 1]
-        if low == high:
-            return
-        order, starts, present = self._by_worker(low, high)
-        shared = conflict.shared[first - call_first : end - call_first, order]
-        position = np.where(shared > 0, self.position[low:high][order], 0)
-        need = self.need[first:end]
-        need[:, present] = np.maximum(need[:, present], np.maximum.reduceat(position, starts, axis=1))
-        if conflict.flows:
-            local[:, present] += np.add.reduceat(shared, starts, axis=1)
-
-    def _by_worker(self, low: int, high: int) -> tuple[IntArray, IntArray, IntArray]:
-        """Order of tasks `low` to `high - 1` by worker, where each worker's part starts, and whose it is."""
-        key = low, high
-        if key not in self.columns:
-            worker = self.worker[low:high]
-            order = np.argsort(worker, kind="stable")
-            counts = np.bincount(worker)
-            present = counts.nonzero()[0]
-            self.columns[key] = order, (counts.cumsum() - counts)[present], present
-        return self.columns[key]
+    def _follow(self, low: int, high: int, first: int, n: int) -> FloatArray:
+        """Turn pairs into fronts; float64[workers, tasks], what it costs to bring there what the tasks read."""
+        earlier = self.earlier[low:high]
+        worker = self.worker[earlier]
+        place = self.later[low:high] * self.workers + worker
+        np.maximum.at(self.need.reshape(-1), place, self.position[earlier])
+        local = np.bincount(place - first * self.workers, self.bytes[low:high], n * self.workers)
+        by_task = local.reshape(n, self.workers)
+        far: FloatArray = (by_task.sum(1) - by_task.T) * self.costs.byte
+        return far
 
     def _ready(self, first: int, end: int) -> FloatArray:
         """float64[workers, tasks]: when a task could start on a worker, as far as its fronts go."""
@@ -150,6 +136,9 @@ class _Placement:
 
     def _pick(self, first: int, ready: FloatArray, preference: FloatArray) -> None:
         """Of all tasks and workers take the pair that starts first, preferences counted; again until none is left."""
+        if ready.size <= FEW:
+            self._pick_few(first, ready.tolist(), preference.tolist())
+            return
         score = np.maximum(ready, np.array(self.free)[:, None]) + preference
         n = score.shape[1]
         costs = self.tasks.cost[first : first + n].tolist()
@@ -167,6 +156,22 @@ class _Placement:
                 np.maximum(ready_of[w], end, out=row)
                 row += preference_of[w]
         self._record(placed)
+
+    def _pick_few(self, first: int, ready: list[list[float]], preference: list[list[float]]) -> None:
+        """The same with plain numbers: steps of a recurrent layer are many and of a few tasks each."""
+        free, left = self.free, list(range(len(ready[0])))
+        while left:
+            _, w, i = min(
+                (max(free[w], ready[w][i]) + preference[w][i], w, i) for w in range(self.workers) for i in left
+            )
+            left.remove(i)
+            task, start = first + i, max(free[w], ready[w][i])
+            free[w] = end = start + float(self.tasks.cost[task])
+            self.queued[w] += 1
+            self.worker[task], self.position[task] = w, self.queued[w]
+            self.start[task], self.end[task] = start, end
+            self.finish[w, self.queued[w]] = end
+            self.order.append(task)
 
     def _record(self, placed: list[tuple[int, int, int, float, float]]) -> None:
         task, worker, position, start, end = map(np.array, zip(*placed, strict=True))

@@ -58,7 +58,7 @@ def schedule_region(
     would otherwise be large and much larger (workers that never meet share no bytes on their own).
     """
     tasks = cut_tasks(region, workers, microseconds, grain or Grain())
-    conflicts = find_conflicts(tasks) if workers > 1 else {}
+    conflicts = find_conflicts(tasks) if workers > 1 else None
     placed = assign(tasks, conflicts, workers, costs or Costs())
     count, waits, clock = find_waits(placed, placed.need)
     lives = find_lives(region, tasks, placed, clock)

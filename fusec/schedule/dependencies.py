@@ -1,38 +1,54 @@
-"""Which tasks must follow which: pairs of calls that touch a buffer where one writes, as matrices of shared bytes.
+"""Which tasks must follow which: pairs of tasks that touch a byte where one of them writes.
 
-Edges between single tasks are never stored. A call of T tasks that depends on one of S is one T x S matrix, computed
-at once; two layers with the same kernels share it. After assignment a matrix becomes fronts (see assign.py).
+Calls without sequential axes are compared as wholes, once for all layers with the same kernels. Where a buffer is
+touched step by step, as recurrent layers do, the tasks of a step are a unit: units are sorted by what they touch, and a
+unit whose bytes are all written again is forgotten from there on, since whoever follows the writer follows it as well.
+So the time goes with the number of steps, not with its square.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
+from functools import reduce
+from itertools import combinations
 
 import numpy as np
 
 from fusec.kernels.kernel import IntArray
 from fusec.schedule.boxes import common_shape, merge, overlaps
+from fusec.schedule.sweep import FAR, meeting, spread
 from fusec.schedule.tasks import Access, Tasks
+
+MOST_PIECES = 64
+"""Tasks of a step up to which they are compared with each other, to see whether they write every byte of their hull."""
 
 
 @dataclass(frozen=True, eq=False)
-class Conflict:
-    """Tasks of call `later` must follow those tasks of call `earlier` with which they share bytes.
+class Conflicts:
+    """Pairs of tasks: those of task t are entries `starts[t]` to `starts[t + 1] - 1`, t must follow each of `earlier`.
 
-    `shared`: int64[tasks of later, tasks of earlier], bytes. `flows` says that the later call reads what the earlier
-    one wrote, so that the bytes are worth staying close to. The two calls are the same one where its phases conflict.
+    `bytes` is how much t reads of what the earlier task wrote and is worth staying close to; 0 where only order matters.
     """
 
-    earlier: int
-    later: int
-    shared: IntArray
-    flows: bool
+    starts: IntArray
+    earlier: IntArray
+    bytes: IntArray
+
+    @staticmethod
+    def of(tasks: int, later: IntArray, earlier: IntArray, flow: IntArray) -> Conflicts:
+        """Sort pairs by the later task."""
+        order = np.argsort(later, kind="stable")
+        starts = np.concatenate([[0], np.cumsum(np.bincount(later, minlength=tasks))])
+        return Conflicts(starts, earlier[order], flow[order])
 
 
-def find_conflicts(tasks: Tasks) -> dict[int, list[Conflict]]:
-    """The conflicts of each later call.
+Pairs = tuple[IntArray, IntArray, IntArray]
+"""Later task, earlier task, bytes that flow."""
+
+
+def find_conflicts(tasks: Tasks) -> Conflicts:
+    """All pairs that matter.
 
     The rule is general: any two accesses to overlapping boxes of a buffer, one of them a write, keep program order. With
     values written once that is writer before reader; values in several pieces, updates in place and sequential axes
@@ -41,20 +57,38 @@ def find_conflicts(tasks: Tasks) -> dict[int, list[Conflict]]:
     by_buffer = defaultdict[str, list[Access]](list)
     for access in tasks.accesses:
         by_buffer[access.buffer].append(access)
-    known: dict[tuple[int, int, tuple[int, ...], tuple[int, ...]], IntArray] = {}
-    out = defaultdict[int, list[Conflict]](list)
+    stepped = [_has_phases(tasks, c) for c in range(len(tasks.bounds) - 1)]
+    known: dict[tuple[object, ...], Pairs] = {}
+    found: list[Pairs] = [(np.zeros(0, np.int64),) * 3]
     for accesses in by_buffer.values():
-        for a, b in combinations_with_replacement(accesses, 2):
-            if not (a.write or b.write) or (a.call == b.call and not _has_phases(tasks, a.call)):
-                continue
-            key = id(a.boxes), id(b.boxes), a.shape, b.shape
-            if key not in known:
-                known[key] = _shared(a, b)
-            shared = known[key]
-            if a.call == b.call:
-                shared = _across_phases(tasks, a.call, np.maximum(shared, shared.T) if a is not b else shared)
-            if shared.any():
-                out[b.call].append(Conflict(a.call, b.call, shared, a.write and not b.write))
+        if any(stepped[a.call] for a in accesses):
+            found += _of_steps(tasks, accesses)
+        else:
+            found += _of_calls(tasks, accesses, known)
+    later, earlier, flow = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return Conflicts.of(len(tasks), later, earlier, flow)
+
+
+def _has_phases(tasks: Tasks, call: int) -> bool:
+    first, end = tasks.bounds[call], tasks.bounds[call + 1]
+    return first < end and bool(tasks.phase[first] != tasks.phase[end - 1])
+
+
+def _of_calls(tasks: Tasks, accesses: list[Access], known: dict[tuple[object, ...], Pairs]) -> list[Pairs]:
+    """Each two calls, every task of the one against every task of the other."""
+    out = []
+    for a, b in combinations(accesses, 2):
+        if a.call == b.call or not (a.write or b.write):
+            continue
+        flows = a.write and not b.write
+        key = id(a.boxes), id(b.boxes), a.shape, b.shape, flows
+        if key not in known:
+            shared = _shared(a, b)
+            later, earlier = shared.nonzero()
+            known[key] = later, earlier, shared[later, earlier] if flows else np.zeros(len(later), np.int64)
+        later, earlier, flow = known[key]
+        if len(later):
+            out.append((later + tasks.bounds[b.call], earlier + tasks.bounds[a.call], flow))
     return out
 
 
@@ -67,13 +101,87 @@ def _shared(a: Access, b: Access) -> IntArray:
     return overlaps(merge(b.boxes, b.shape, coarse), merge(a.boxes, a.shape, coarse)) * a.itemsize
 
 
-def _has_phases(tasks: Tasks, call: int) -> bool:
-    first, end = tasks.bounds[call], tasks.bounds[call + 1]
-    return bool(tasks.phase[first] != tasks.phase[end - 1])
+@dataclass(frozen=True, eq=False)
+class _Touches:
+    """Every access of every task to one buffer, sorted by access and then by task: boxes of one shape, none empty."""
+
+    task: IntArray
+    phase: IntArray
+    write: IntArray
+    access: IntArray
+    boxes: IntArray
 
 
-def _across_phases(tasks: Tasks, call: int, shared: IntArray) -> IntArray:
-    """Only what crosses from one phase into a later one; within a phase tiles are independent by definition."""
-    phase = tasks.phase[tasks.bounds[call] : tasks.bounds[call + 1]]
-    out: IntArray = np.where(phase[:, None] > phase, shared, 0)
-    return out
+def _touches(tasks: Tasks, accesses: list[Access]) -> _Touches:
+    coarse = _meeting_shape(accesses)
+    boxes = [a.boxes if a.shape == coarse else merge(a.boxes, a.shape, coarse) for a in accesses]
+    task = np.concatenate([np.arange(tasks.bounds[a.call], tasks.bounds[a.call] + len(a.boxes)) for a in accesses])
+    number = np.repeat(np.arange(len(accesses)), [len(a.boxes) for a in accesses])
+    write = np.array([a.write for a in accesses], np.int64)[number]
+    every = np.concatenate(boxes)
+    there = (every[..., 0] < every[..., 1]).all(1)
+    return _Touches(task[there], tasks.phase[task[there]], write[there], number[there], every[there])
+
+
+def _meeting_shape(accesses: list[Access]) -> tuple[int, ...]:
+    """A shape that all accesses can be seen in: their own, what they have in common, or a single point."""
+    shapes = list(dict.fromkeys(a.shape for a in accesses))
+    if len({a.itemsize for a in accesses}) > 1:
+        return ()
+    return reduce(lambda a, b: common_shape(a, b) or (), shapes)
+
+
+def _of_steps(tasks: Tasks, accesses: list[Access]) -> list[Pairs]:
+    """The pairs of a buffer that is touched step by step."""
+    t = _touches(tasks, accesses)
+    if not len(t.task):
+        return []
+    first = np.flatnonzero(np.diff(t.access, prepend=-1) | np.diff(t.phase, prepend=-1))
+    size = np.diff(first, append=len(t.task))
+    low, high = np.minimum.reduceat(t.boxes[..., 0], first), np.maximum.reduceat(t.boxes[..., 1], first)
+    phase, write = t.phase[first], t.write[first].astype(bool)
+    until = _rewritten(t, first, size, low, high)
+    a, b = meeting(
+        np.concatenate([low, phase[:, None]], 1), np.concatenate([high, np.minimum(until, FAR)[:, None] + 1], 1)
+    )
+    swap = phase[a] > phase[b]
+    a, b = np.where(swap, b, a), np.where(swap, a, b)
+    keep = (phase[a] < phase[b]) & (write[a] | write[b])
+    a, b = a[keep], b[keep]
+    pair, k = spread(size[a] * size[b])
+    a, b = a[pair], b[pair]
+    earlier, later = first[a] + k // size[b], first[b] + k % size[b]
+    x, y = t.boxes[earlier], t.boxes[later]
+    shared = np.maximum(np.minimum(x[..., 1], y[..., 1]) - np.maximum(x[..., 0], y[..., 0]), 0).prod(1)
+    there = shared > 0
+    flow = np.where(t.write[earlier] & ~t.write[later] & 1, shared * accesses[0].itemsize, 0)
+    return [(t.task[later[there]], t.task[earlier[there]], flow[there])]
+
+
+def _rewritten(t: _Touches, first: IntArray, size: IntArray, low: IntArray, high: IntArray) -> IntArray:
+    """For each unit the phase in which another one first writes exactly its hull again; FAR where none does."""
+    phase, write = t.phase[first], t.write[first].astype(bool)
+    whole = write & _fills(t, first, size, low, high)
+    corners = np.concatenate([low, high], 1)
+    hull = np.unique(corners, axis=0, return_inverse=True)[1].reshape(-1) if corners.size else np.zeros_like(phase)
+    scale = int(phase.max()) + 2
+    key = hull * scale + phase
+    writers = np.sort(key[whole])
+    following = np.searchsorted(writers, key, "right")
+    found = np.append(writers, -1)[np.minimum(following, len(writers))]
+    is_there = (following < len(writers)) & (found // scale == key // scale)
+    return np.where(is_there, found % scale, FAR)
+
+
+def _fills(t: _Touches, first: IntArray, size: IntArray, low: IntArray, high: IntArray) -> IntArray:
+    """Whether the boxes of a unit are disjoint and as large as their hull: then every byte of it is in one of them."""
+    volume = np.add.reduceat((t.boxes[..., 1] - t.boxes[..., 0]).prod(1), first)
+    fills = (volume == (high - low).prod(1)) & (size <= MOST_PIECES)
+    chosen = np.flatnonzero(fills & (size > 1))
+    unit, k = spread(size[chosen] ** 2)
+    unit = chosen[unit]
+    i, j = first[unit] + k // size[unit], first[unit] + k % size[unit]
+    x, y = t.boxes[i], t.boxes[j]
+    meet = (i != j) & ((x[..., 0] < y[..., 1]) & (y[..., 0] < x[..., 1])).all(1)
+    fills[unit[meet]] = False
+    return fills

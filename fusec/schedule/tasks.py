@@ -6,7 +6,7 @@ The tiles are the kernel's; only how many of them make a task depends on the num
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 
 import numpy as np
@@ -23,11 +23,14 @@ FloatArray = npt.NDArray[np.float64]
 class Grain:
     """How finely work is cut: tasks per worker and kernel at most, and the least and longest estimate of one in microseconds.
 
+    A step of a sequential kernel has a task per worker, of at least `step`: workers meet after each of them.
+
     The longest bounds how late a worker notices an abort; it holds even where one worker runs everything.
     """
 
     per_worker: int = 3
     least: float = 5.0
+    step: float = 2.0
     longest: float = 20_000.0
 
 
@@ -140,7 +143,7 @@ def _sequential_runs(
     grid, lead = kernel.grid, sequential.index(False) if False in sequential else len(sequential)
     if not any(sequential[lead:]):
         steps, width = prod(grid[:lead]), prod(grid[lead:])
-        inner = _cut(width, grid[lead:], width * tile_cost, workers, grain)
+        inner = _cut(width, grid[lead:], width * tile_cost, workers, replace(grain, per_worker=1, least=grain.step))
         if len(inner) == 2:  # nothing to share within a step: the tiles' own order is a legal one
             starts = _cut(kernel.tiles, grid, kernel.tiles * tile_cost, 1, grain)
             return _of(kernel, starts[:-1], np.diff(starts), np.arange(len(starts) - 1), tile_cost)

@@ -119,6 +119,14 @@ def meet(a: IntArray, view: View, b: IntArray, other: View) -> BoolArray:
     return out
 
 
+def meet_within(a: IntArray, view: View, b: IntArray, other: View) -> BoolArray:
+    """[s, i, j]: box i of `a[s]` may share an element with box j of `b[s]`."""
+    if view == other:
+        x, y = a[:, :, None], b[:, None]
+        return np.asarray((np.maximum(x[..., 0], y[..., 0]) < np.minimum(x[..., 1], y[..., 1])).all(3))
+    return np.stack([meet(x, view, y, other) for x, y in zip(a, b, strict=True)])
+
+
 def _cuts(shape: tuple[int, ...]) -> set[int]:
     return {prod(shape[d:]) for d in range(len(shape) + 1)}
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from math import prod
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +19,15 @@ import numpy.typing as npt
 from fusec.errors import BugError
 from fusec.kernels.kernel import BoundKernel, IntArray
 from fusec.schedule.clocks import Clocks, simulate
+from fusec.schedule.in_order import disorder
 from fusec.schedule.region import ALIGNMENT, BoundRegion
 from fusec.schedule.schedule import Schedule
-from fusec.schedule.uses import Use, Uses, meet, steps, view_of
+from fusec.schedule.uses import Use, Uses, meet_within, steps, view_of
+
+MANY = 256
+"""Tasks that use a buffer in one shape: from here on not every two of them are compared."""
+MOST_MEETINGS = 1 << 20
+"""Pairs of tiles that are compared at once."""
 
 
 class ScheduleError(BugError):
@@ -72,17 +79,31 @@ def _check_within(region: BoundRegion) -> None:
             for read in call.kernel.reads:
                 if call.buffers[read] != call.buffers[write] or call.buffers[write] not in region.mutable:
                     continue
-                reads, writes = call.kernel.reads[read], call.kernel.writes[write]
-                meets = meet(reads, view_of(call.kernel, read), writes, view_of(call.kernel, write))
-                step = _tile_steps(call.kernel)
-                meets &= step[:, None] == step
-                np.fill_diagonal(meets, False)
-                if meets.any():
-                    x, y = np.argwhere(meets)[0].tolist()
+                found = _meeting_tiles(call.kernel, read, write)
+                if found is not None:
+                    x, y = found
                     raise ScheduleError(
                         f"{call.label}: tile {x} reads bytes of {call.buffers[write]} that tile {y} writes, "
                         "and no sequential axis orders them"
                     )
+
+
+def _meeting_tiles(kernel: BoundKernel, read: str, write: str) -> tuple[int, int] | None:
+    """Two tiles of one step of which the first reads what the second writes."""
+    step = _tile_steps(kernel)
+    order = np.argsort(step, kind="stable")
+    size = kernel.tiles // max(1, len(np.unique(step)))  # of a grid, every step has as many tiles
+    if size < 2:
+        return None
+    view, other, part = view_of(kernel, read), view_of(kernel, write), max(1, MOST_MEETINGS // size**2) * size
+    for at in range(0, kernel.tiles, part):
+        tiles = order[at : at + part].reshape(-1, size)
+        meets = meet_within(kernel.reads[read][tiles], view, kernel.writes[write][tiles], other)
+        meets &= ~np.eye(size, dtype=np.bool_)
+        if meets.any():
+            s, x, y = np.argwhere(meets)[0].tolist()
+            return int(tiles[s, x]), int(tiles[s, y])
+    return None
 
 
 def _tile_steps(kernel: BoundKernel) -> IntArray:
@@ -101,7 +122,10 @@ def _check_conflicts(s: Schedule, region: BoundRegion, clocks: Clocks, uses: Use
     for name, of_buffer in uses.of.items():
         for i, a in enumerate(of_buffer):
             for b in of_buffer[: i + 1]:
-                if a.writes or b.writes:
+                if a is b and len(a.tasks) > MANY:
+                    if (wrong := disorder(a, step, clocks)) is not None:
+                        _fail_order(s, name, *wrong)
+                elif a.writes or b.writes:
                     _check_pair(s, clocks, step, name, a, b, uses.meet(a, b))
 
 
@@ -115,9 +139,11 @@ def _check_pair(
     if wrong.any():
         x, y = np.argwhere(wrong)[0].tolist()
         first, second = sorted((int(a.tasks[x]), int(b.tasks[y])), key=lambda t: int(step[t]))
-        raise ScheduleError(
-            f"{s.task_name(second)} may start before {s.task_name(first)} is done, and both touch {name}"
-        )
+        _fail_order(s, name, first, second)
+
+
+def _fail_order(s: Schedule, name: str, first: int, second: int) -> NoReturn:
+    raise ScheduleError(f"{s.task_name(second)} may start before {s.task_name(first)} is done, and both touch {name}")
 
 
 def _check_arena(s: Schedule, region: BoundRegion, clocks: Clocks, uses: Uses) -> None:

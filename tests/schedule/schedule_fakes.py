@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fusec.ir.dim import Extent, symbol
+from fusec.ir.dim import Extent, mod, symbol
 from fusec.ir.expr import Const, Load, Ref, prim
 from fusec.ir.types import DType, TensorType
 from fusec.kernels.kernel import BoundKernel, Call, Kernel, StageTiling, Tiling
@@ -92,6 +92,15 @@ CUMSUM = program(
 CROSSED = program(
     "crossed", "RT", [Axis("r", R), Axis("t", T, sequential=True)], [inp("x", R, T), out("y", R, T)], "rt", ("y", r, t),
     prim("add", load("x", r, t), Load("y", (k, t - 1), F, Const(0.0, F))), folds=[Axis("k", R)],
+)  # fmt: skip
+
+STATE = program(
+    "state", "TC", [Axis("t", T, sequential=True), Axis("c", C)], [inp("x", T, C), out("h", 2, C, role="inout")], "tc",
+    ("h", mod(t, 2), c), prim("add", load("x", t, c), load("h", mod(t + 1, 2), k)), folds=[Axis("k", C)],
+)  # fmt: skip
+CELL = program(
+    "cell", "TC", [Axis("t", T, sequential=True), Axis("c", C)], [inp("x", T, C), out("s", C, role="inout")], "tc",
+    ("s", c), prim("add", load("x", t, c), load("s", c)),
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schedule_fakes import (
     ADD,
+    CELL,
     CROSSED,
     CUMSUM,
     FLIP,
@@ -17,6 +18,7 @@ from schedule_fakes import (
     PRODUCT,
     ROWS,
     SCAN,
+    STATE,
     UPDATE,
     Builder,
     agrees,
@@ -43,7 +45,21 @@ def builders(draw) -> Builder:
         y = f"v{i}"
         kind = draw(
             st.sampled_from(
-                ["map", "rows", "flip", "product", "add", "concat", "update", "scan", "cumsum", "crossed", "alias"]
+                [
+                    "map",
+                    "rows",
+                    "flip",
+                    "product",
+                    "add",
+                    "concat",
+                    "update",
+                    "scan",
+                    "cumsum",
+                    "crossed",
+                    "state",
+                    "cell",
+                    "alias",
+                ]
             )
         )
         if kind == "alias":
@@ -55,6 +71,12 @@ def builders(draw) -> Builder:
             b.call(UPDATE, {"x": x, "y": b.input(y, r + 2, c)}, {"R": r, "C": c, "T": r + 2, "O": 1}, r=tile["r"])
             b.call(UPDATE, {"x": x, "y": y}, {"R": r, "C": c, "T": r + 2, "O": 2}, r=tile["r"], c=tile["c"])
             shapes[y] = (r + 2, c)
+            continue
+        if kind in ("state", "cell"):
+            shapes[y] = (2, c) if kind == "state" else (1, c)
+            b.input(y, *shapes[y])
+            p, name = (STATE, "h") if kind == "state" else (CELL, "s")
+            b.call(p, {"x": x, name: y}, {"T": r, "C": c}, t=1, c=tile["c"])
             continue
         b.value(y, *shape)
         shapes[y] = shape

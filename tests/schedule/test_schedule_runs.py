@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from schedule_fakes import (
     ADD,
+    CELL,
     CROSSED,
     CUMSUM,
     FLAT,
@@ -17,6 +18,7 @@ from schedule_fakes import (
     PRODUCT,
     ROWS,
     SCAN,
+    STATE,
     UPDATE,
     Builder,
     agrees,
@@ -100,6 +102,20 @@ def recurrent() -> Builder:
     return b
 
 
+def stateful() -> Builder:
+    """Steps that go back and forth between two halves of a state, and steps that update one in place."""
+    b = Builder()
+    x = b.input("x", 7, 5)
+    b.input("h", 2, 5)
+    b.input("s", 5)
+    b.call(ROWS, {"x": "h", "y": b.value("before", 2, 5)}, {"R": 2, "C": 5}, r=1)
+    b.call(STATE, {"x": x, "h": "h"}, {"T": 7, "C": 5}, t=1, c=2)
+    b.call(CELL, {"x": x, "s": "s"}, {"T": 7, "C": 5}, t=1, c=3)
+    b.call(ROWS, {"x": b.alias("flat", "h", 5, 2), "y": b.value("after", 5, 2)}, {"R": 5, "C": 2}, r=2)
+    b.outputs = ("before", "after")
+    return b
+
+
 def empty() -> Builder:
     """Tensors without elements beside one with some."""
     b = Builder()
@@ -117,6 +133,7 @@ REGIONS = {
     "pieces": (pieces, {}),
     "updates": (updates, {}),
     "recurrent": (recurrent, {}),
+    "stateful": (stateful, {}),
     "empty": (empty, {"N": 0}),
     "nearly_empty": (empty, {"N": 1}),
     "mlp": (mlp, {}),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 from fusec.ir.dim import Extent, evaluate
 from fusec.kernels.cpu.build import build
 from fusec.kernels.cpu.emit import emit
+from fusec.kernels.cpu.kernel_class import class_key
 from fusec.kernels.cpu.load import call, load
 from fusec.kernels.kernel import Binary, Kernel, StageTiling, Tiling
 from fusec.target import ISAS, Isa, Target, runs_here
@@ -41,10 +41,16 @@ def aligned(size: int) -> Array:
     return raw[start : start + size]
 
 
-@cache
+_BUILT: dict[str, Binary] = {}
+
+
 def _build(kernel: Kernel, level: str) -> Binary:
+    """Kernels of one class share their code, as they do in sessions."""
     target = Target("cpu", level)
-    return build(emit(kernel, target), target)
+    key = class_key(kernel, target)
+    if key not in _BUILT:
+        _BUILT[key] = build(emit(kernel, target), target)
+    return _BUILT[key]
 
 
 def run_kernel(

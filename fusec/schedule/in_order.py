@@ -1,4 +1,4 @@
-"""For the proof only: long lists of tasks that touch one buffer, step after step, compared in time that grows with their number.
+"""For the proof only: long lists of tasks that touch one buffer, compared in time that grows with their number.
 
 Uses of equal boxes are a chain: it is enough that each follows the writers of the nearest earlier step and comes before
 those of the nearest later one, for "happens before" is transitive. Chains whose boxes meet are compared in the same way.

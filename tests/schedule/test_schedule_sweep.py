@@ -19,10 +19,9 @@ def test_every_pair_that_meets_is_found_once(boxes):
         tuple(sorted(p)) for p in zip(*(x.tolist() for x in meeting(corners[..., 0], corners[..., 1])), strict=True)
     ]
     wanted = {
-        (i, j)
+        (j, i)
         for i, a in enumerate(boxes)
         for j, b in enumerate(boxes[:i])
-        for i, j in [(j, i)]
         if all(x[0] < y[1] and y[0] < x[1] for x, y in zip(a, b, strict=True))
     }
     assert len(found) == len(set(found))

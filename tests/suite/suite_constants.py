@@ -27,7 +27,7 @@ def with_constants(model: onnx.ModelProto, inputs: list[Any]) -> tuple[onnx.Mode
     kept, left = list[onnx.ValueInfoProto](), list[Any]()
     fed = [v for v in out.graph.input if v.name not in {t.name for t in out.graph.initializer}]
     for info, value in zip(fed, inputs, strict=False):
-        if info.name in wanted and isinstance(value, np.ndarray):
+        if info.name in wanted and isinstance(value, np.ndarray | np.generic):
             out.graph.initializer.append(numpy_helper.from_array(value, info.name))
         else:
             kept.append(info)

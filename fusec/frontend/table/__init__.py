@@ -11,6 +11,7 @@ from fusec.frontend.table import (  # noqa: F401  # each fills ROWS when it is i
     gather,
     known_ops,
     normalise,
+    order,
     pool,
     quantise,
     recurrent,

@@ -56,8 +56,8 @@ def test_runs_in_kernels_alone(name: str) -> None:
     assert [s.node.origin for s in session(name).plan.steps if isinstance(s, HostStep)] == []
 
 
-@pytest.mark.parametrize("other", [False, True], ids=["base", "other"])
-def test_quantised_lstm_is_exact(other: bool) -> None:
+@pytest.mark.parametrize("other", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["base", "other"])
+def test_quantised_lstm_is_exact(other: bool, thorough: bool) -> None:
     """Against the onnx package and an LSTM of int64 sums: both apart from us by 1e-7, not by the 1e-2 of saturation.
 
     A state in the middle between two bytes, up to its last bit, may be rounded either way, which moves what follows by a
@@ -70,9 +70,9 @@ def test_quantised_lstm_is_exact(other: bool) -> None:
     reference = ReferenceEvaluator(model, new_ops=[DynamicQuantizeLSTM])
     names = [v.name for v in compiled.outputs]
     apart = []
-    for seed in range(6):
+    for seed in range(6 if thorough else 4):
         inputs = feeds(name, seed, other)
         differences = compare(names, compiled.run_list(inputs, names), reference.run(names, inputs))
         apart.append(max(d.required for d in differences))
-    assert sorted(apart)[2] <= 1e-6, apart
+    assert sorted(apart)[len(apart) // 2 - 1] <= 1e-6, apart
     assert max(apart) <= 1e-2, apart

@@ -6,6 +6,7 @@ Run `python tests/passes/test_graph_passes.py` to print what the passes make of 
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from dataclasses import dataclass
@@ -125,6 +126,7 @@ def test_every_pass_has_fixtures() -> None:
     ) == {"sweep", "factors", *(p.name for p in default.OPTIONAL_PASSES)}
 
 
+@functools.cache
 def ladder(n: int) -> Graph:
     """A long graph with something for every pass in each of its steps."""
     b = GraphBuilder("ladder")
@@ -144,16 +146,16 @@ def ladder(n: int) -> Graph:
 @pytest.mark.parametrize("name", sorted(PASSES))
 def test_passes_are_linear(name: str) -> None:
     times = []
-    for n in (1_000, 16_000):
+    for n in (1_000, 8_000):
         graph = ladder(n)
         start = time.process_time()
         PASSES[name](graph, CONTEXT)
         times.append(time.process_time() - start)
-    assert times[1] < max(40 * times[0], 2.0), times
+    assert times[1] < max(20 * times[0], 2.0), times
 
 
 def test_the_whole_pipeline_on_a_long_graph() -> None:
-    graph = ladder(10_000)
+    graph = ladder(8_000)
     out = default.optimise(graph, CONTEXT)
     verify(out)
     assert {n.op for n in out.nodes} == {"matmul", "swish", "softmax", "add", "tanh", "neg"}

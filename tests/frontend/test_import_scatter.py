@@ -76,7 +76,7 @@ def test_indices_outside() -> None:
     for op, i in (("ScatterND", np.array([[3]])), ("ScatterElements", np.array([[0, -4]]))):
         fails(ModelError, one_node(node(op, "x i u", "y"), {"x": x, "u": u}, {"i": i}), op, "indices", "3")
         session = fusec.compile(one_node(node(op, "x i u", "y"), {"x": x, "i": i, "u": u}), threads=1)
-        with pytest.raises(FusecError, match="outside|range"):
+        with pytest.raises(FusecError, match=r"outside|range"):
             session.run({"x": x, "i": i, "u": u})
 
 

@@ -21,6 +21,9 @@ from fusec.tile.verify import RESERVED
 SMALL = range(-2, 3)
 """Numbers that stay as they are in an index: strides of slices and windows decide how a loop is vectorised."""
 
+MOST_TAPS = 7
+"""Windows of up to as many elements along an axis keep that number."""
+
 TASK_AXES = "ijpqu"
 """Names of task axes that no contraction names."""
 
@@ -42,6 +45,7 @@ class _Parameters:
         self.axis_name: dict[str, str] = {}
         self.operand_name: dict[str, str] = {}
         self.folds: list[str] = []
+        self.taps = window_axes(p)
 
     def run(self) -> tuple[TileProgram, dict[str, Extent], dict[str, str]]:
         """Name axes, then operands, then rewrite everything."""
@@ -54,7 +58,9 @@ class _Parameters:
             if first not in self.axis_name:
                 name = self.fresh(roles[first])
                 self.axis_name[first] = name
-                self.values[self.fresh_parameter(name)] = p.axis[first].extent
+                parameter = self.fresh_parameter(name)
+                if first not in self.taps:
+                    self.values[parameter] = p.axis[first].extent
             self.axis_name[a] = self.axis_name[first]
         for o in p.operands:
             self.operand_name[o.name] = self.fresh(
@@ -80,7 +86,11 @@ class _Parameters:
 
     def axis(self, a: Axis) -> Axis:
         name = self.axis_name[a.name]
-        return Axis(name, symbol(name.upper()), a.sequential)
+        return Axis(name, self.extent(a.name), a.sequential)
+
+    def extent(self, axis: str) -> Extent:
+        """The extent of an axis in the program: its parameter, or the number of taps."""
+        return self.p.axis[axis].extent if axis in self.taps else symbol(self.axis_name[axis].upper())
 
     def operand(self, o: Operand) -> Operand:
         """An operand with its dimensions in parameters, as its accesses suggest."""
@@ -104,7 +114,7 @@ class _Parameters:
     def as_product(self, n: Extent, axes: Sequence[str]) -> Extent | None:
         for some in (s for k in range(1, len(axes) + 1) for s in combinations(axes, k)):
             if product(self.p.axis[a].extent for a in some) == n:
-                return product(symbol(self.axis_name[a].upper()) for a in some)
+                return product(self.extent(a) for a in some)
         return None
 
     def as_sum(self, n: Extent, entries: Sequence[Extent | Expr]) -> Extent | None:
@@ -112,7 +122,7 @@ class _Parameters:
         axes = [a for i in entries if isinstance(i, int | Dim) for a in symbols_of(i) if a in self.p.axis]
         axes = list(dict.fromkeys(axes))
         if len(axes) == len(entries) > 1 and sum((self.p.axis[a].extent for a in axes), start=0) == n:
-            return sum((symbol(self.axis_name[a].upper()) for a in axes), start=0)
+            return sum((self.extent(a) for a in axes), start=0)
         return None
 
     def parameter(self, n: Extent) -> Extent:
@@ -245,6 +255,21 @@ def same_axes(p: TileProgram) -> dict[str, str]:
             for a, b in pairwise(axes):
                 join(a, b)
     return {a: members[0] for a, members in groups.items()}
+
+
+def window_axes(p: TileProgram) -> frozenset[str]:
+    """Fold axes over the few taps of a window, whose number decides how a loop is written out. Contractions have none."""
+    found: set[str] = set()
+    for s in p.stages:
+        few = {a.name for a in s.folds if isinstance(a.extent, int) and 1 < a.extent <= MOST_TAPS}
+        if few and not is_contraction(s):
+            points = set(s.axis_names)
+            for x in s.loads():
+                for i in x.index:
+                    if isinstance(i, Dim) and i.symbols & points:
+                        found |= i.symbols & few
+    leader = same_axes(p)
+    return frozenset(a for a in found if leader[a] == a)
 
 
 def axis_roles(p: TileProgram) -> dict[str, str]:

@@ -13,7 +13,7 @@ from fusec.ir.expr import Load
 from fusec.kernels.cpu.contract_form import Contraction, direct_load, panel_load
 from fusec.kernels.cpu.merged import columns_of
 from fusec.kernels.kernel import StageTiling
-from fusec.tile.program import Stage, TileProgram
+from fusec.tile.program import Axis, Stage, TileProgram
 
 TILE_BYTES = 32 << 10
 """What a tile of rows or of a map reads and writes: the first level cache."""
@@ -42,23 +42,34 @@ def tile_extents(
     products = [(s, f) for s, f in zip(stages, forms, strict=True) if f is not None and s.template == "contract"]
     if products:
         return _product_tiles(program, products)
-    return _plain_tiles(program, [s.lane for s in stages])
+    return _plain_tiles(program, stages)
 
 
-def _plain_tiles(program: TileProgram, lanes: Sequence[str]) -> tuple[tuple[str, Extent], ...]:
-    """From the innermost task axis outwards: as many points as fit into the budget of bytes, of merged axes whole rows."""
+def _plain_tiles(program: TileProgram, stages: Sequence[StageTiling]) -> tuple[tuple[str, Extent], ...]:
+    """From the innermost task axis outwards: as many points as fit into the budget of bytes, and whole rows of images."""
     out: list[tuple[str, Extent]] = []
     inner: list[str] = []
     for axis in reversed(program.axes):
         size = maximum(1, _bytes_per_step(program, axis.name, inner))
-        unit: Extent = LINE if axis.name in lanes else 1
-        if axis.name not in lanes:
-            rows = [c for s in program.stages if (c := columns_of(s, axis.name)) is not None]
-            unit = maximum(1, rows[0]) if rows else 1
+        unit = _unit(program, stages, axis)
         tile: Extent = unit * maximum(1, floordiv(TILE_BYTES, size * unit))
         out.append((axis.name, 1 if axis.sequential else tile))
         inner.append(axis.name)
     return tuple(reversed(out))
+
+
+def _unit(program: TileProgram, stages: Sequence[StageTiling], axis: Axis) -> Extent:
+    """What a tile along an axis is a multiple of: lines of memory, the rows that were merged into it, or all of the axis
+    where points are computed side by side along it."""
+    if any(t.lane == axis.name for t in stages):
+        return LINE
+    for stage, tiling in zip(program.stages, stages, strict=True):
+        columns = columns_of(stage, axis.name)
+        if columns is not None:
+            return maximum(1, columns)
+        if tiling.rows > 1 and [a for a in stage.axis_names if a != tiling.lane][-1] == axis.name:
+            return maximum(1, axis.extent)
+    return 1
 
 
 def _bytes_per_step(program: TileProgram, axis: str, inner: Sequence[str]) -> Extent:

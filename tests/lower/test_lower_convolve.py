@@ -78,7 +78,7 @@ def test_groups_are_a_batch_axis_and_depthwise_is_a_plain_sum() -> None:
     assert "task b: B, b1: B1, m: M, n: N" in body(call)
     assert "K2*b + k2], 0.0) * w[K1*K2*k + K2*k1 + k2, N*b + n])" in body(call)
     call = run((N, 7, 8, 6), (3, 3, 1, 6), groups=6, before=(1, 1), after=(1, 1))
-    assert "sum[k: K, k1: K1](pad(x[i, j + k - 1, k1 + p - 1, q], 0.0) * w[K1*k + k1, q])" in body(call)
+    assert "sum[k: 3, k1: 3](pad(x[i, j + k - 1, k1 + p - 1, q], 0.0) * w[3*k + k1, q])" in body(call)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])

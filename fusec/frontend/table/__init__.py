@@ -17,6 +17,7 @@ from fusec.frontend.table import (  # noqa: F401  # each fills ROWS when it is i
     recurrent,
     reduce,
     resize,
+    sample,
     scatter,
     transformer,
     view,

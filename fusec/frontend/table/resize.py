@@ -232,7 +232,7 @@ def neighbours(call: Call, at: Value, size: Extent, mode: str) -> tuple[Value, V
     distance = call.emit("abs", call.emit("sub", between, offsets))
     if mode == "linear":
         return _inside(call, index, size), call.emit("sub", call.scalar(1, F32), distance)
-    weight = _cubic(call, distance, float(call.attr("cubic_coeff_a", -0.75)))
+    weight = cubic_weight(call, distance, float(call.attr("cubic_coeff_a", -0.75)))
     if call.attr("exclude_outside", 0):
         whole = call.cast(index, DType.I64)
         low, high = call.emit("ge", whole, call.scalar(0, DType.I64)), call.emit("lt", whole, extent_data(call, size))
@@ -241,7 +241,7 @@ def neighbours(call: Call, at: Value, size: Extent, mode: str) -> tuple[Value, V
     return _inside(call, index, size), weight
 
 
-def _cubic(call: Call, d: Value, a: float) -> Value:
+def cubic_weight(call: Call, d: Value, a: float) -> Value:
     """The piecewise cubic of a distance below 2."""
 
     def polynomial(*coefficients: float) -> Value:

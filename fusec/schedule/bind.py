@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,14 +12,21 @@ from fusec.kernels.kernel import BoundKernel, IntArray, Kernel
 from fusec.schedule.arena import Arena, find_lives, place_temps, reuse_fronts
 from fusec.schedule.assign import Assignment, Costs, assign
 from fusec.schedule.dependencies import find_conflicts
+from fusec.schedule.pipeline import assign_ready
 from fusec.schedule.region import BoundRegion, Region, bind_calls
 from fusec.schedule.schedule import Schedule
-from fusec.schedule.tasks import Grain, Tasks, cut_tasks
+from fusec.schedule.tasks import Grain, Tasks, cut_tasks, is_sequential
 from fusec.schedule.validate import validate
 from fusec.schedule.waits import find_waits
 
 ROOMY = 1 << 20
 """Bytes of an arena that nobody minds: about what a core's own cache holds."""
+
+MOST_IN_PIPELINE = 16
+"""Workers up to which layers are shared out: there are rarely more of them."""
+
+LOOSE = 1.15
+"""Layers shared out may take so much longer by the estimate: workers that rarely meet lose less to whoever else is there."""
 
 WORTHWHILE = 0.75
 """A tight arena is worth its waits where it has at most this share of the bytes."""
@@ -57,9 +65,7 @@ def schedule_region(
     `tight` reuses bytes of the arena in planned order, and adds the waits that this takes; None does so where the arena
     would otherwise be large and much larger (workers that never meet share no bytes on their own).
     """
-    tasks = cut_tasks(region, workers, microseconds, grain or Grain())
-    conflicts = find_conflicts(tasks) if workers > 1 else None
-    placed = assign(tasks, conflicts, workers, costs or Costs())
+    tasks, placed = place_tasks(region, workers, microseconds, grain or Grain(), costs or Costs())
     count, waits, clock = find_waits(placed, placed.need)
     lives = find_lives(region, tasks, placed, clock)
     arena = place_temps(lives)
@@ -72,6 +78,24 @@ def schedule_region(
     schedule = to_tables(region, tasks, placed, count, waits, arena, most)
     validate(schedule, region)
     return schedule
+
+
+def place_tasks(
+    region: BoundRegion, workers: int, microseconds: Callable[[BoundKernel], float], grain: Grain, costs: Costs
+) -> tuple[Tasks, Assignment]:
+    """Cut and place. Steps of recurrent layers are shared out among the workers, or layers are, whatever ends first."""
+    if workers == 1:
+        tasks = cut_tasks(region, workers, microseconds, grain)
+        return tasks, assign(tasks, None, 1, costs)
+    found = list[tuple[Tasks, Assignment]]()
+    if workers <= MOST_IN_PIPELINE and any(is_sequential(c.kernel) for c in region.calls):
+        tasks = cut_tasks(region, workers, microseconds, replace(grain, whole_steps=True))
+        found.append((tasks, assign_ready(tasks, find_conflicts(tasks), workers, costs)))
+        if found[0][1].makespan * workers <= float(tasks.cost.sum()) * LOOSE:
+            return found[0]
+    tasks = cut_tasks(region, workers, microseconds, grain)
+    found.append((tasks, assign(tasks, find_conflicts(tasks), workers, costs)))
+    return found[0] if found[0][1].makespan <= found[-1][1].makespan * LOOSE else found[-1]
 
 
 def to_tables(

@@ -23,7 +23,8 @@ FloatArray = npt.NDArray[np.float64]
 class Grain:
     """How finely work is cut: tasks per worker and kernel at most, and the least and longest estimate of one in microseconds.
 
-    A step of a sequential kernel has a task per worker, of at least `step`: workers meet after each of them.
+    A step of a sequential kernel has a task per worker, of at least `step`: workers meet after each of them. Or, with
+    `whole_steps`, one worker runs several steps in a task, about `chunk` long and at most `chunks` of them.
 
     The longest bounds how late a worker notices an abort; it holds even where one worker runs everything.
     """
@@ -31,6 +32,9 @@ class Grain:
     per_worker: int = 3
     least: float = 5.0
     step: float = 2.0
+    whole_steps: bool = False
+    chunk: float = 20.0
+    chunks: int = 32
     longest: float = 20_000.0
 
 
@@ -67,7 +71,8 @@ class Tasks:
     """All tasks of a region, numbered in program order: by call, then phase, then tile.
 
     `bounds[c]:bounds[c + 1]` are those of call c. `phase` grows along the whole list. `accesses` are those of buffers
-    that somebody writes, in program order.
+    that somebody writes, in program order. `kept` are the bytes of weights that every step of a sequential call reads
+    again; 0 for other calls.
     """
 
     call: IntArray
@@ -77,6 +82,7 @@ class Tasks:
     cost: FloatArray
     bounds: tuple[int, ...]
     accesses: tuple[Access, ...]
+    kept: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.call)
@@ -106,7 +112,20 @@ def cut_tasks(region: BoundRegion, workers: int, microseconds: Callable[[BoundKe
         np.concatenate([np.zeros(0), *(r.cost for r in runs)]),
         tuple(bounds),
         tuple(accesses),
+        tuple(_kept(c.kernel) for c in region.calls),
     )
+
+
+def is_sequential(kernel: BoundKernel) -> bool:
+    """Whether a kernel runs in steps."""
+    return any(a.sequential for a in kernel.kernel.program.axes)
+
+
+def _kept(kernel: BoundKernel) -> int:
+    if not is_sequential(kernel):
+        return 0
+    weights = [o for o in kernel.kernel.program.operands if o.role == "weight"]
+    return sum(prod(kernel.shape(o.name)) * o.dtype.itemsize for o in weights)
 
 
 def _joined(parts: list[IntArray]) -> IntArray:
@@ -143,6 +162,11 @@ def _sequential_runs(
     grid, lead = kernel.grid, sequential.index(False) if False in sequential else len(sequential)
     if not any(sequential[lead:]):
         steps, width = prod(grid[:lead]), prod(grid[lead:])
+        if workers > 1 and grain.whole_steps:
+            total = kernel.tiles * tile_cost
+            runs = max(min(steps, grain.chunks, int(total / grain.chunk)), ceil(total / grain.longest), 1)
+            starts = np.arange(min(runs, steps) + 1) * steps // min(runs, steps) * width
+            return _of(kernel, starts[:-1], np.diff(starts), np.arange(len(starts) - 1), tile_cost)
         inner = _cut(width, grid[lead:], width * tile_cost, workers, replace(grain, per_worker=1, least=grain.step))
         if len(inner) == 2:  # nothing to share within a step: the tiles' own order is a legal one
             starts = _cut(kernel.tiles, grid, kernel.tiles * tile_cost, 1, grain)

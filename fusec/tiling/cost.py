@@ -14,6 +14,8 @@ NEST_RATE = {"generic": 1.5e3, "avx2": 4e3, "avx512": 7e3, "neon": 2e3}
 """Operations per microsecond of vectorised loop nests. Levels of other back ends count as the slowest."""
 BYTES_RATE = 15e3
 """Bytes per microsecond from beyond the second level cache."""
+KEPT_RATE = 55e3
+"""Bytes per microsecond of weights that a kernel with steps reads again in each of them."""
 TRANSCENDENTAL_OPERATIONS = 8.0
 TILE_OVERHEAD = 0.05
 """Microseconds to enter a tile."""
@@ -36,7 +38,8 @@ def tile_microseconds(bound: BoundKernel, target: Target) -> float:
             folded = 0.0
         operations = points * _operations(stage, inside=False) + folded * _operations(stage, inside=True)
         busy += operations / NEST_RATE.get(target.level, NEST_RATE["generic"])
-    return TILE_OVERHEAD + max(busy / bound.tiles, bound.bytes / BYTES_RATE)
+    has_steps = any(a.sequential for a in bound.kernel.program.axes)
+    return TILE_OVERHEAD + max(busy / bound.tiles, bound.bytes / (KEPT_RATE if has_steps else BYTES_RATE))
 
 
 def _operations(stage: Stage, inside: bool) -> float:

@@ -81,7 +81,7 @@ def proof(request, monkeypatch):
 @pytest.mark.usefixtures("proof")
 @pytest.mark.parametrize("workers", [2, 3])
 @pytest.mark.parametrize("name", [n for n in REGIONS if n != "empty"])
-def test_harmful_mutants_are_rejected(name, workers):
+def test_harmful_mutants_are_rejected(name, workers, thorough):
     build, symbols = REGIONS[name]
     region = build().bind(**symbols)
     truth = sequential(region)
@@ -89,11 +89,13 @@ def test_harmful_mutants_are_rejected(name, workers):
     rng = random.Random(workers)
     rejected = total = 0
     for what, mutant in mutants(s, rng):
+        if not thorough and rng.random() < 0.7:
+            continue
         total += 1
         if not is_accepted(mutant, region):
             rejected += 1
             continue
-        for seed in range(12):
+        for seed in range(12 if thorough else 4):
             try:
                 result = execute(region, mutant, random.Random(seed))
             except Deadlock:

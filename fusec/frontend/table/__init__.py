@@ -14,6 +14,7 @@ from fusec.frontend.table import (  # noqa: F401  # each fills ROWS when it is i
     order,
     pool,
     quantise,
+    quantise_contrib,
     recurrent,
     reduce,
     resize,

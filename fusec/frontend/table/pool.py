@@ -42,8 +42,8 @@ def lowest(dtype: DType) -> float:
     return -np.inf if dtype.is_float else int(np.iinfo(dtype.numpy).min)
 
 
-def _pooled(call: Call) -> tuple[Value, Windows]:
-    x = call.x()
+def _pooled(call: Call, x: Value | None = None) -> tuple[Value, Windows]:
+    x = call.x() if x is None else x
     if len(x.shape) < 3:
         raise call.error(f"needs channels and at least one more axis, got {x.type}")
     if "kernel_shape" not in call.attrs:
@@ -89,7 +89,12 @@ def _line(call: Call, size: Extent, start: Extent, step: Extent, behind: int) ->
 
 @row("AveragePool")
 def _average_pool(call: Call) -> Value:
-    x, w = _pooled(call)
+    return average_pool(call, call.x())
+
+
+def average_pool(call: Call, x: Value) -> Value:
+    """The mean of each window that the node describes."""
+    x, w = _pooled(call, x)
     total = folded(call, "sum", spatial_windows(call, x, w), w)
     return call.emit("div", total, _counts(call, x, w, bool(call.attr("count_include_pad", 0))))
 

@@ -77,12 +77,12 @@ def _compare(session: Any, model: bytes, feeds: Any, threads: int, seconds: floa
 
 
 def _rounds(subjects: dict[str, Any], seconds: float) -> int:
-    """As many rounds as fit into the time, between 9 and 60; every subject runs at least twice in a round."""
+    """As many rounds as fit into the time, between 9 and 60; short runs are repeated in a round."""
     start = time.perf_counter()
     for run in subjects.values():
         run()
-    once = max(time.perf_counter() - start, len(subjects) * 0.002)
-    return max(9, min(60, int(seconds / (2 * once))))
+    once = time.perf_counter() - start
+    return max(9, min(60, int(seconds / max(2 * once if once < 0.2 else once, len(subjects) * 0.004))))
 
 
 def _shapes(feeds: Any) -> dict[str, str]:

@@ -44,7 +44,7 @@ def scale(name: str, workers: int, seconds: float) -> dict[str, Any]:
             "probe": _Probe(1),
             "probes": _Probe(workers),
         },
-        rounds=max(9, min(60, int(seconds / (2 * once)))),
+        rounds=max(9, min(60, int(seconds / once))),
     )
     gain = samples.ratio("probe", "probes")
     return {

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 Subject = Callable[[], object]
+LONG_SECONDS = 0.05
+"""A run this long pays little for the caches that another subject left, so it is not repeated for that."""
 SAMPLE_SECONDS = 0.002
 """A sample repeats its subject until it lasts about this long; much longer samples drift apart within a round."""
 
@@ -66,7 +68,8 @@ def measure(
 ) -> Samples:
     """Time all subjects in interleaved rounds, garbage collection off. `between` is called after each round, untimed."""
     names = tuple(subjects)
-    repeats = {n: _repeats(subjects[n], warmup_seconds, sample_seconds) for n in names}
+    best = {n: _least_seconds(subjects[n], warmup_seconds) for n in names}
+    repeats = {n: max(1, int(sample_seconds / max(best[n], 1e-9))) for n in names}
     seconds = np.empty((len(names), rounds))
     order, collecting = np.random.default_rng(seed), gc.isenabled()
     gc.disable()
@@ -74,7 +77,8 @@ def measure(
         for r in range(rounds):
             for i in order.permutation(len(names)):
                 run, count = subjects[names[i]], repeats[names[i]]
-                run()  # the first call after another subject pays for the caches that the other left
+                if best[names[i]] < LONG_SECONDS:
+                    run()  # the first call after another subject pays for the caches that the other left
                 start = time.perf_counter_ns()
                 for _ in range(count):
                     run()
@@ -87,16 +91,16 @@ def measure(
     return Samples(names, seconds)
 
 
-def _repeats(run: Subject, warmup_seconds: float, sample_seconds: float) -> int:
-    """Warm a subject up and count how often it fits into a sample."""
+def _least_seconds(run: Subject, warmup_seconds: float) -> float:
+    """Warm a subject up; its least seconds per call."""
     end, best = time.perf_counter() + warmup_seconds, float("inf")
     for i in range(1_000_000):
         start = time.perf_counter()
         run()
         best = min(best, time.perf_counter() - start)
-        if i >= 2 and time.perf_counter() > end:
+        if i >= (2 if best < LONG_SECONDS else 1) and time.perf_counter() > end:
             break
-    return max(1, int(sample_seconds / max(best, 1e-9)))
+    return best
 
 
 def geometric_mean(ratios: list[float]) -> float:

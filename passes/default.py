@@ -24,6 +24,7 @@ from fusec.passes.graph.merge_matmuls import merge_matmuls
 from fusec.passes.graph.share_common import share_common
 from fusec.passes.graph.simplify_algebra import simplify_algebra
 from fusec.passes.graph.simplify_views import simplify_views
+from fusec.passes.graph.specialise_attention import specialise_attention
 from fusec.rewrite.fused import FusedGraph
 from fusec.rewrite.fusion import Accepts, FusionPass, fuse
 from fusec.rewrite.graph_pass import PassContext
@@ -44,7 +45,8 @@ GRAPH_PASSES: Pipeline = (
             canonicalise_softmax,  # before attention, which is made of one
             canonicalise_gelu,  # before the other activations: it contains an erf or a tanh that they could take
             canonicalise_activations,
-            canonicalise_attention,  # last: its operands' views and scales have their final form
+            canonicalise_attention,  # late: its operands' views and scales have their final form
+            specialise_attention,  # after it, for it looks at nothing else
         ),
     ),
     FixPoint(

@@ -14,7 +14,7 @@ from fusec.ir.dim import product
 from fusec.ir.expr import Expr, Index, cast, prim
 from fusec.ir.graph import Attr, Node, Value
 from fusec.ir.types import DType, Type
-from fusec.lower.entries import Entry, literal, value_of
+from fusec.lower.entries import Entry, literal, shift, value_of
 from fusec.ops import op as ops
 
 SMALL = frozenset([DType.F16, DType.BF16])
@@ -132,7 +132,7 @@ def _attention(e: Expansion, n: Node) -> None:
     scores = e.then("matmul", e.wide(q), keys)
     scores = e.then("scaled", scores, scale=float(n.attr("scale")))
     if n.attr("causal"):
-        scores = e.then("causal", scores)
+        scores = e.then("causal", scores, past=n.attr("past", 0))
     if mask is not None:
         scores = e.then("add", scores, e.wide(mask))
     power, inverse = _powers(e, scores, len(scores.shape) - 1)
@@ -170,9 +170,9 @@ def _zero_if_nan(x: Expr, _: Mapping[str, Any], __: Sequence[Entry]) -> Expr:
     return prim("where", prim("isnan", x), literal(0, x.dtype), x)
 
 
-def _causal(x: Expr, _: Mapping[str, Any], index: Sequence[Entry]) -> Expr:
-    """Position t sees positions s <= t."""
-    seen = prim("le", value_of(index[-1]), value_of(index[-2]))
+def _causal(x: Expr, attrs: Mapping[str, Any], index: Sequence[Entry]) -> Expr:
+    """Row t sees positions s <= t + past."""
+    seen = prim("le", value_of(index[-1]), value_of(shift(index[-2], attrs["past"])))
     return prim("where", seen, x, literal(-math.inf, x.dtype))
 
 

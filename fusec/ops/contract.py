@@ -55,12 +55,14 @@ def _infer_attention(inputs: Sequence[Type | None], attrs: Attrs) -> tuple[Type,
     return (TensorType(dtype, (*batch, q.dims[-2], v.dims[-1])),)
 
 
-def _attention(q: Array, k: Array, v: Array, *mask: Array, scale: float, causal: bool, empty_rows: str) -> Array:
-    """Position t sees positions s <= t where `causal`."""
+def _attention(
+    q: Array, k: Array, v: Array, *mask: Array, scale: float, causal: bool, empty_rows: str, past: int
+) -> Array:
+    """Row t sees positions s <= t + past where `causal`."""
     scores = np.matmul(q, np.swapaxes(k, -1, -2)) * np.asarray(scale, q.dtype)
     if causal:
         rows, columns = np.indices(scores.shape[-2:])
-        scores = np.where(columns <= rows, scores, np.asarray(-np.inf, q.dtype))
+        scores = np.where(columns <= rows + past, scores, np.asarray(-np.inf, q.dtype))
     if mask:
         scores = scores + mask[0]
     p = softmax(scores, -1)
@@ -73,7 +75,7 @@ register(
         "attention",
         Kind.CONTRACTION,
         _infer_attention,
-        reference(_attention, "scale", "causal", "empty_rows", defaults={"empty_rows": "nan"}),
+        reference(_attention, "scale", "causal", "empty_rows", "past", defaults={"empty_rows": "nan", "past": 0}),
         None,
         4.0,
     )

@@ -43,7 +43,7 @@ def check(
     operands = {o: given[v] for o, v in call.operands if v in given} | dict(call.scalars)
     (output,) = (o.name for o in call.program.operands if o.role == "output")
     with np.errstate(all="ignore"):
-        (expected,) = op.reference(arrays, {"empty_rows": "nan"} | attrs)
+        (expected,) = op.reference(arrays, {"empty_rows": "nan", "past": 0} | attrs)
     for level in levels:
         kernel = choose(menu(call.program, Target("cpu", level)), params)
         assert {s.template for s in kernel.tiling.stages} == {"stream"}
@@ -74,6 +74,11 @@ def test_masks(execute: Execute) -> None:
             check(
                 execute, [floats(2, 3, 5, 4), floats(2, 3, 40, 4), floats(2, 3, 40, 6), floats(*shape)], causal=causal
             )
+
+
+def test_rows_behind_a_cache(execute: Execute) -> None:
+    for t, s, past in [(5, 9, 4), (50, BLOCK + 70, BLOCK + 20), (30, 30, 7)]:
+        check(execute, [floats(2, t, 4), floats(2, s, 4), floats(2, s, 6)], causal=True, past=past)
 
 
 def test_heads_that_share_keys(execute: Execute) -> None:

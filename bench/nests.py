@@ -17,6 +17,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import argparse
+import ctypes
 import json
 import sys
 import tempfile
@@ -27,25 +28,61 @@ from typing import Any
 
 import numpy as np
 
-from bench.gemm import aligned, kernel_call
+from bench.gemm import aligned
 from bench.nest_cases import WINDOWS, Case, Rival
+from bench.row_cases import ROWS
+from fusec.ir.dim import evaluate
+from fusec.kernels.cpu.build import build
+from fusec.kernels.cpu.emit import emit
+from fusec.kernels.cpu.load import load
+from fusec.kernels.kernel import Kernel
 from fusec.target import Target
 from fusec.tile.text import parse_program
 from fusec.tiling.choose import choose, menu
 
-CASES = (*WINDOWS,)
+CASES = (*ROWS, *WINDOWS)
 
 
 def ours(case: Case, target: Target) -> tuple[Callable[[], None], Any]:
     """A closure that runs the kernel once, and its output."""
     kernel = choose(menu(parse_program(case.text), target), case.params)
     arrays: dict[str, Any] = {}
+    scalars: dict[str, Any] = {}
     for name, value in case.operands.items():
+        if isinstance(value, float):
+            scalars[name] = value
+            continue
         packed = np.ascontiguousarray(kernel.layouts[name].pack(value)).reshape(-1)
         arrays[name] = aligned(packed.nbytes // 4 + 16).view(packed.dtype)[: packed.size]
         arrays[name][:] = packed
     arrays["y"] = aligned(int(np.prod(case.shape)))
-    return kernel_call(kernel, target, case.params, arrays), arrays["y"].reshape(case.shape)
+    return kernel_call(kernel, target, case.params, arrays, scalars), arrays["y"].reshape(case.shape)
+
+
+def kernel_call(
+    kernel: Kernel, target: Target, params: dict[str, int], arrays: dict[str, Any], scalars: dict[str, float]
+) -> Callable[[], None]:
+    """A closure that runs all tiles of a kernel once."""
+    binary = build(emit(kernel, target), target)
+    bound, loaded = kernel.bind(params), load(binary)
+    scratch = aligned(evaluate(binary.scratch, bound.environment) // 4 + 16)
+    status = np.zeros(4, np.int64)
+    words = np.zeros(len(binary.slots), np.int64)
+    for i, slot in enumerate(binary.slots):
+        if slot.kind in ("pointer", "status"):
+            words[i] = (arrays[slot.name] if slot.name else status).ctypes.data
+        elif slot.kind == "scalar":
+            words[i] = np.float32(scalars[slot.name]).view(np.int32)
+        else:
+            words[i] = evaluate(slot.extent, bound.environment)
+    entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)(loaded.address)
+    arguments = (words.ctypes.data, 0, bound.tiles, scratch.ctypes.data)
+    alive = (words, scratch, status, arrays)
+
+    def run(_: Any = alive) -> None:
+        entry(*arguments)
+
+    return run
 
 
 class OnnxRuntime:

@@ -104,7 +104,7 @@ def _stage(
 ) -> StageTiling:
     if form is None:
         lane = best_lane(program, stage, isa)
-        return StageTiling("nest", lane, points_at_once(stage, lane, isa))
+        return StageTiling("nest", lane, points_at_once(program, stage, lane, isa))
     most, vectors = _register_tile(isa)
     rows = _rows(program, form, choice, most)
     n = program.axis[form.n].extent

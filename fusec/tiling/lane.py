@@ -6,11 +6,14 @@ from collections.abc import Sequence
 
 from fusec.ir.dim import Dim, Extent, linear, product
 from fusec.ir.expr import Expr, Load, walk
+from fusec.kernels.cpu.squares import turned_axis
 from fusec.target import Isa
 from fusec.tile.program import Fold, Let, Stage, Store, TileProgram
 
 INVARIANT, CONTIGUOUS = 0.3, 1.0
 """Cost of a vector's worth of an access that does not move along the lane, and of one that moves by one element."""
+TURNED = 2.5
+"""Cost of an access that is contiguous along another axis, and turned around in registers."""
 INSIDE = 4.0
 """How much more an access counts where the fold loops repeat it."""
 
@@ -23,9 +26,11 @@ def best_lane(program: TileProgram, stage: Stage, isa: Isa) -> str:
     return min(candidates, key=lambda a: _cost(program, stage, a, isa) + 1e-6 * candidates.index(a))
 
 
-def points_at_once(stage: Stage, lane: str, isa: Isa) -> int:
+def points_at_once(program: TileProgram, stage: Stage, lane: str, isa: Isa) -> int:
     """How many points of the innermost scalar axis a nest takes side by side: several where the folds of neighbours share
-    loads, as windows do, else 1."""
+    loads, as windows do, and a line of memory where what is loaded must be turned around; else 1."""
+    if turned_axis(program, stage, lane):
+        return TURNED_LINE if sum(1 for e in stage.expressions() for _ in walk(e)) < MOST_TURNED else isa.lanes
     axes = [a for a in stage.axis_names if a != lane]
     folds = {a.name for a in stage.folds}
     if not axes or not lane or lane in folds:
@@ -36,6 +41,10 @@ def points_at_once(stage: Stage, lane: str, isa: Isa) -> int:
     return isa.registers // SHARED if overlapping and lane in set[str]().union(*symbols) else 1
 
 
+TURNED_LINE = 16
+"""Elements of a line of memory."""
+MOST_TURNED = 12
+"""Parts of the expressions of a stage of which so many points are written out."""
 SHARED = 4
 """Registers per point of a window: its sum, and what neighbours read and multiply with."""
 
@@ -52,10 +61,14 @@ def _symbols(load: Load) -> frozenset[str]:
 def _cost(program: TileProgram, stage: Stage, axis: str, isa: Isa) -> float:
     total, inside_names = 0.0, _inside_names(stage)
     is_fold = axis in [f.name for f in stage.folds]
+    stored = {s.index for s in stage.stores}
+    turned = {x.index for x in stage.loads() if turned_axis(program, stage, axis) and x.index not in stored}
     for operand, index, inside in _accesses(stage, inside_names):
         if program.operand[operand].role == "scalar":
             continue
         one = _access_cost(program, operand, index, axis, isa)
+        if one > TURNED and not stage.folds and index in turned:
+            one = TURNED
         if inside:
             total += INSIDE * one
         elif is_fold:

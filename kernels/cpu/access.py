@@ -17,6 +17,7 @@ from fusec.ir.types import DType
 from fusec.kernels.cpu.anchors import neighbour_address
 from fusec.kernels.cpu.builder import Value, constant, mangle, vector
 from fusec.kernels.cpu.context import Storage
+from fusec.kernels.cpu.squares import load_turned
 from fusec.kernels.cpu.vector import literal, memory_type
 from fusec.kernels.cpu.windows import always_inside
 from fusec.target import Isa
@@ -106,7 +107,8 @@ def load(point: Point, e: Load, copy: int) -> Value:
     if coefficient == 1 and (inside is None or _masks(point.ctx.isa, a.storage)):
         raw = _load_contiguous(point, a, inside, copy)
     elif coefficient is not None and inside is None:
-        raw = _load_strided(point, a, coefficient, copy)
+        turned = load_turned(point, a, coefficient, copy) if point.turned else None
+        raw = turned or _load_strided(point, a, coefficient, copy)
     else:
         raw = _load_gathered(point, a, inside, copy)
     value = arithmetic.from_memory(raw, dtype)

@@ -28,33 +28,44 @@ def neighbour_address(point: Point, a: Access, copy: int) -> Value:
     split = linear(a.offset, [point.lane])
     if split is None:
         raise BugError(f"the offset {a.offset} is not affine in {point.lane!r}")
-    moving, rest = _parts(point, split[0])
-    anchor, distance = _anchor(point, (a.name, moving), rest)
-    level = max(point.fact_of(moving)[0], point.lane_level)
-    key = ("anchor", a.name, moving, anchor, copy)
+    pointer, distance, level = anchored(point, a, split[0], 1, copy)
     element, b = memory_type(a.storage.dtype), point.b
-
-    def start() -> Value:
-        at = b.gep(a.storage.pointer, point.extent(moving + anchor), element)
-        return b.opaque(b.gep(at, point.bases[copy], element))
-
-    def further(k: int) -> Value:
-        if k == 0:
-            return point.once(level, key, start)
-        before = further(k - 1)
-        return point.once(level, (*key, unit, k), lambda: b.gep(before, point.ctx.slot(unit * EVERY), element))
-
     if isinstance(distance, int):
-        return b.gep(further(0), b.i64(distance), element)
+        return b.gep(pointer, b.i64(distance), element)
     ((mono, count),) = distance.terms
     unit = as_extent([(mono, 1)])
     if count < 0:
-        return b.gep(further(0), point.ctx.slot(distance), element)
+        return b.gep(pointer, point.ctx.slot(distance), element)
+
+    def further(k: int) -> Value:
+        if k == 0:
+            return pointer
+        before = further(k - 1)
+        key = ("further", pointer.text, unit, k)
+        return point.once(level, key, lambda: b.gep(before, point.ctx.slot(unit * EVERY), element))
+
     pointer, count = further(count // EVERY), count % EVERY
     if count == 0:
         return pointer
     step = point.ctx.slot(unit)
     return b.gep(pointer, step if count == 1 else b.op("shl", step, b.i64(1)), element)
+
+
+def anchored(point: Point, a: Access, rest: Extent, step: Extent, copy: int) -> tuple[Value, Extent, int]:
+    """A moving pointer that serves an access, how far beyond it the access lies, and the loop in which it moves.
+
+    `rest` is the offset apart from the lane, along which neighbours are `step` elements apart.
+    """
+    moving, fixed = _parts(point, rest)
+    anchor, distance = _anchor(point, (a.name, moving, step), fixed)
+    level = max(point.fact_of(moving)[0], point.lane_level)
+    element, b = memory_type(a.storage.dtype), point.b
+
+    def start() -> Value:
+        at = b.gep(a.storage.pointer, point.extent(moving + anchor), element)
+        return b.opaque(b.gep(at, b.mul(point.bases[copy], point.extent(step)), element))
+
+    return point.once(level, ("anchor", a.name, moving, anchor, step, copy), start), distance, level
 
 
 def _parts(point: Point, x: Extent) -> tuple[Extent, Extent]:
@@ -66,7 +77,7 @@ def _parts(point: Point, x: Extent) -> tuple[Extent, Extent]:
     return as_extent(moving), as_extent(fixed)
 
 
-def _anchor(point: Point, key: tuple[str, Extent], rest: Extent) -> tuple[Extent, Extent]:
+def _anchor(point: Point, key: tuple[str, Extent, Extent], rest: Extent) -> tuple[Extent, Extent]:
     """A fixed offset met before from which `rest` is a multiple of one product away, and that distance."""
     known = point.anchors.setdefault(key, [])
     for anchor in known:

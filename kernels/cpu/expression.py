@@ -57,7 +57,9 @@ class Point:
         """Index polynomials that are below these sizes, and not negative, wherever we are: see `assume`."""
         self.shares_pointers = False
         """Whether contiguous accesses take their addresses from each other (anchors.py)."""
-        self.anchors: dict[tuple[str, Extent], list[Extent]] = {}
+        self.turned = ""
+        """The axis along which loads are contiguous that are to be turned around (squares.py)."""
+        self.anchors: dict[tuple[str, Extent, Extent], list[Extent]] = {}
         self._axes: dict[str, tuple[Value | None, int]] = {}
         self._refs: dict[str, tuple[list[Value], int]] = {}
         self._scopes = [Scope()]
@@ -107,9 +109,9 @@ class Point:
             self.bases = [base] if base is not None else []
         self.mask, self.left = mask, left
 
-    def assume(self, inside: frozenset[tuple[Extent, Extent]], shares_pointers: bool = False) -> None:
+    def assume(self, inside: frozenset[tuple[Extent, Extent]], shares_pointers: bool = False, turned: str = "") -> None:
         """From here on, the loops' bounds alone keep these indices inside their operands."""
-        self.shares_pointers = shares_pointers
+        self.shares_pointers, self.turned = shares_pointers, turned
         self.anchors.clear()
         if inside != self.inside_already:
             self.inside_already = inside
@@ -208,6 +210,10 @@ class Point:
             with self._home(level) as table:
                 found = table[key] = make()
         return found
+
+    def has(self, level: int, key: Key) -> bool:
+        """Whether `once` would find the key."""
+        return self._find(level, key) is not None
 
     def fact(self, e: Expr) -> tuple[int, bool]:
         """The innermost loop that an expression depends on, and whether it differs between lanes."""

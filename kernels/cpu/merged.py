@@ -31,11 +31,11 @@ def split_merged(stage: Stage, axes: Mapping[str, Axis], keep: str) -> tuple[Sta
     todo = [a for a in stage.axis_names if a != keep]
     while todo:
         name = todo.pop(0)
-        extent = (new.get(name) or axes[name]).extent
         columns = columns_of(stage, name)
         if columns is None:
             continue
         split = Split(name, f"{name}.row", f"{name}.column", columns)
+        extent = (new.get(name) or axes[name]).extent
         new[split.row] = Axis(split.row, ceildiv(extent, columns))
         new[split.column] = Axis(split.column, columns)
         stage = _apply(stage, split)

@@ -17,6 +17,7 @@ from fusec.kernels.cpu.context import Context
 from fusec.kernels.cpu.expression import Point
 from fusec.kernels.cpu.fold import Accumulator
 from fusec.kernels.cpu.merged import Split, join, split_merged
+from fusec.kernels.cpu.squares import turned_axis
 from fusec.kernels.cpu.windows import LARGEST, Range, windows
 from fusec.kernels.kernel import StageTiling
 from fusec.tile.program import Fold, Let, Stage, Statement
@@ -48,12 +49,19 @@ class Nest:
         self.stage, self.splits, new = split_merged(stage, ctx.program.axis, self.lane)
         self.broad = len(stage.stores) >= BROAD
         self.cheap = self._cost() <= CHEAP or self.broad
-        self.lanes = ctx.isa.lanes * (1 if self.cheap else WIDE) if tiling.lane else 0
+        self.lanes = ctx.isa.lanes * (1 if self.cheap or tiling.rows > 1 else WIDE) if tiling.lane else 0
         self.point = Point(ctx, tiling.lane, self.lanes)
         self.point.extents |= new
         self.windows = windows(ctx.program, self.stage, self.point.extents, self.lane)
         self.body = one_point(self.stage, self.windows, self._copies())
-        self.several, self.at_once = self._several(tiling.rows)
+        self.axes = [a for a in self.stage.axis_names if a != self.lane]
+        self.turned = turned_axis(ctx.program, self.stage, self.lane) if tiling.rows > 1 else ""
+        if self.turned in [s.row for s in self.splits]:
+            self.turned = ""
+        if self.turned:
+            self.axes.sort(key=lambda a: a == self.turned)  # points are independent: any order of loops will do
+        self.at_once = tiling.rows
+        self.several = self._several(tiling.rows)
         self.ranges: dict[str, tuple[Value, Value]] = {}
         self.inner: list[Expr] = []
         """Lets of the folds at hand that are computed inside their loops."""
@@ -69,17 +77,15 @@ class Nest:
             return 1
         return 4 if self.stage.folds and self.cheap else 2
 
-    def _several(self, count: int) -> tuple[tuple[Body, Range | None] | None, int]:
-        """The body for `count` points of the innermost scalar axis, and how many it takes."""
-        axes = [a for a in self.stage.axis_names if a != self.lane]
-        if count < 2 or not axes or not self.lane or self.lane_folds or not self.stage.folds:
-            return None, 1
-        return side_by_side(self.stage, axes[-1], count, self.windows), count
+    def _several(self, count: int) -> tuple[Body, Range | None] | None:
+        """The body for `count` points of the innermost scalar axis."""
+        if count < 2 or not self.axes or not self.lane or self.lane_folds or not (self.stage.folds or self.turned):
+            return None
+        return side_by_side(self.stage, self.axes[-1], count, self.windows)
 
     def emit(self) -> None:
         """All loops over stage axes, and the body inside."""
-        axes = [a for a in self.stage.axis_names if a != self.lane]
-        self._loops(axes, self._lane_loop if self.lane and not self.lane_folds else self._body)
+        self._loops(self.axes, self._lane_loop if self.lane and not self.lane_folds else self._body)
 
     def _loops(self, axes: Sequence[str], inside: Callable[[], None]) -> None:
         if not axes:
@@ -107,7 +113,7 @@ class Nest:
 
             def run(body: Body) -> None:
                 self.body = body
-                self.point.assume(body.inside, body is block)
+                self.point.assume(body.inside, body is block, self.turned if body is block else "")
                 inside()
 
             b.either(fits, lambda: run(block), lambda: run(one))

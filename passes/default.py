@@ -15,6 +15,7 @@ from fusec.passes.graph.canonicalise_attention import canonicalise_attention
 from fusec.passes.graph.canonicalise_gelu import canonicalise_gelu
 from fusec.passes.graph.canonicalise_norms import canonicalise_norms
 from fusec.passes.graph.canonicalise_softmax import canonicalise_softmax
+from fusec.passes.graph.channels_last import channels_last
 from fusec.passes.graph.choose_winograd import choose_winograd
 from fusec.passes.graph.eliminate_dead import eliminate_dead
 from fusec.passes.graph.fold_batch_norm import fold_batch_norm
@@ -47,6 +48,18 @@ GRAPH_PASSES: Pipeline = (
             canonicalise_activations,
             canonicalise_attention,  # late: its operands' views and scales have their final form
             specialise_attention,  # after it, for it looks at nothing else
+        ),
+    ),
+    FixPoint(
+        "choose-layouts",  # patterns were found in the model's own layout; what surrounds a convolution comes closer now
+        (
+            channels_last,
+            eliminate_dead,
+            fold_constants,  # weights are permuted, and so are the constants that transposes moved past
+            simplify_algebra,
+            simplify_views,
+            share_common,
+            fold_batch_norm,  # no transpose is between a convolution and its norm any more
         ),
     ),
     FixPoint(

@@ -24,6 +24,8 @@ from fusec.rewrite.fusion import fusion_pass
 
 TILE = 64
 """The tile that estimates assume: rows and columns that one task computes."""
+DENSE = frozenset(["slice", "identity"])
+"""Views of pixels that leave the channels of one side by side."""
 MAX_EXTRA = 0.1
 """Work done again may cost this part of the contraction."""
 NORM_FLOPS = 12.0
@@ -43,6 +45,10 @@ def fuse_prologue(edge: Edge) -> Verdict:
         return _norm(edge, contractions)
     if not all(n is contractions[0] or _is_before(n, contractions[0], edge) for n, _ in readers(edge)):
         return Verdict(False, f"{edge.value.name} is not read by the first contraction or a view in front of it")
+    if contractions[0].op == "conv" and any(n.op not in DENSE for n in edge.producer.nodes):
+        return Verdict(
+            False, "a convolution reads its pixels again for every place of its windows, from where they lie"
+        )
     for n in edge.producer.nodes:
         if not reads_affine(n):
             return Verdict(False, f"the reshape of {n.operands[0].type} to {n.outputs[0].type} has no affine index")

@@ -65,7 +65,7 @@ def _transpose(s: Sweep, n: Node) -> Value | None:
     moved = [p for p in perm if x.shape[p] != 1]
     if moved == sorted(moved):
         return s.emit("reshape", x, shape=n.output.shape)
-    return _transpose_back(s, n)
+    return _transpose_back(s, n) or _transpose_through(s, n)
 
 
 def _transpose_back(s: Sweep, n: Node) -> Value | None:
@@ -88,6 +88,45 @@ def _transpose_back(s: Sweep, n: Node) -> Value | None:
     s.absorb(reshape, inner)
     turned = source if both == tuple(range(len(both))) else s.emit("transpose", source, perm=both)
     return s.emit("reshape", turned, shape=n.output.shape)
+
+
+def _transpose_through(s: Sweep, n: Node) -> Value | None:
+    """A transpose behind a reshape that only joins dimensions, behind another transpose that keeps these side by side.
+
+    Pixels of a convolution become positions in a sequence this way: both transposes cancel.
+    """
+    (x,) = n.operands
+    reshape = s.maker(x, "reshape")
+    inner = s.maker(reshape.operands[0], "transpose") if reshape is not None else None
+    if reshape is None or inner is None:
+        return None
+    first, (source,) = inner.attr("perm"), inner.operands
+    groups = _joined(reshape.operands[0].shape, x.shape)
+    places = None if groups is None else [[first[d] for d in group] for group in groups]
+    if places is None or any(p != list(range(p[0], p[0] + len(p))) for p in places):
+        return None
+    order = sorted(range(len(places)), key=lambda g: places[g])
+    joined = s.emit("reshape", source, shape=tuple(x.shape[g] for g in order))
+    s.absorb(reshape, inner)
+    perm = tuple(order.index(p) for p in n.attr("perm"))
+    return joined if perm == tuple(range(len(perm))) else s.emit("transpose", joined, perm=perm)
+
+
+def _joined(fine: tuple[Extent, ...], coarse: tuple[Extent, ...]) -> list[list[int]] | None:
+    """Which dimensions of a shape each one of a coarser shape joins; None where it is anything else."""
+    out: list[list[int]] = []
+    at = 0
+    for d in coarse:
+        group, size = [at], fine[at] if at < len(fine) else None
+        at += 1
+        while size is not None and size != d and at < len(fine):
+            group.append(at)
+            size = size * fine[at]
+            at += 1
+        if size != d:
+            return None
+        out.append(group)
+    return out if at == len(fine) else None
 
 
 def _tail(perm: tuple[int, ...]) -> int:

@@ -97,7 +97,8 @@ def _interleaved(call: Call, x: Value, s: Spread, groups: int, filters: int) -> 
     n = len(s.kernel)
     batch, *places, _ = x.shape
     x = call.reshape(x, (batch, *places, groups, *s.strides, filters))
-    x = call.transpose(x, (0, *spread(range(1, 1 + n), range(2 + n, 2 + 2 * n)), 1 + n, 2 + 2 * n))
+    turns = [i for pair in zip(range(1, 1 + n), range(2 + n, 2 + 2 * n)) for i in pair]
+    x = call.transpose(x, (0, *turns, 1 + n, 2 + 2 * n))
     whole = tuple(p * t for p, t in zip(places, s.strides))
     x = call.reshape(x, (batch, *whole, groups * filters))
     front = tuple(b * -1 for b in s.before)

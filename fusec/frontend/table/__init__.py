@@ -5,6 +5,7 @@ from __future__ import annotations
 from fusec.frontend.table import (  # noqa: F401  # each fills ROWS when it is imported
     classical,
     contract,
+    contrib_attention,
     convolve,
     convolve_transpose,
     elementwise,

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         ExecutionMode,
         GraphOptimizationLevel,
         InferenceSession,
+        RunOptions,
         SessionOptions,
         get_available_providers,
     )
@@ -48,6 +49,7 @@ _HOMES = {
     "Session": "fusec.runtime.session",
     "InferenceSession": "fusec.inference_session",
     "SessionOptions": "fusec.inference_session",
+    "RunOptions": "fusec.inference_session",
     "GraphOptimizationLevel": "fusec.inference_session",
     "ExecutionMode": "fusec.inference_session",
     "get_available_providers": "fusec.inference_session",
@@ -82,6 +84,7 @@ __all__ = [
     "ModelError",
     "PlanError",
     "ResourceError",
+    "RunOptions",
     "Session",
     "SessionOptions",
     "Target",

@@ -155,6 +155,7 @@ def _plan(graph: Graph, fused: FusedGraph, options: Options, trace: Trace) -> Pl
         numerics={"precision": "f32", "accumulate": "f32", "fast_math": "contract"},
         fused=str(fused),
         source_sha256=graph.source_sha256,
+        metadata=graph.metadata,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from fusec.errors import UsageError
+from fusec.errors import UsageError, nearest
 from fusec.ir.graph import Value
 from fusec.ir.types import DType, MapType, OptionalType, SequenceType, TensorType, Type
 from fusec.runtime.session import Session
@@ -25,6 +25,15 @@ _ORT_NAMES = {
     DType.F4E2M1: "float4e2m1", DType.I4: "int4", DType.U4: "uint4", DType.I2: "int2", DType.U2: "uint2",
 }  # fmt: skip
 PROVIDERS = ("CPUExecutionProvider",)
+_ABSENT = {
+    "io_binding": "run(None, feeds) copies nothing that it need not copy",
+    "run_with_iobinding": "use run(None, feeds)",
+    "run_with_ort_values": "use run(None, feeds) with numpy arrays",
+    "run_async": "call run from a thread of your own: it is safe, and releases the interpreter's lock",
+    "set_providers": "there is one provider, the CPU's",
+    "end_profiling": "fusec profile shows where the time goes",
+}
+"""Members of onnxruntime's session that people call and that have no counterpart, and what to do instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,19 @@ class NodeArg:
     name: str
     shape: list[int | str | None] | None
     type: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """What a model says about itself, under onnxruntime's names."""
+
+    producer_name: str
+    graph_name: str
+    domain: str
+    description: str
+    graph_description: str
+    version: int
+    custom_metadata_map: dict[str, str]
 
 
 class GraphOptimizationLevel(IntEnum):
@@ -53,9 +75,9 @@ class ExecutionMode(IntEnum):
     ORT_PARALLEL = 1
 
 
-@dataclass
+@dataclass(slots=True)
 class SessionOptions:
-    """The options that people set.
+    """The options that people set; what onnxruntime has not cannot be set here either.
 
     `intra_op_num_threads` is the number of workers (0: all cores). `graph_optimization_level` 0 compiles unfused, every
     other level fused. The rest is accepted where fusec has the behaviour already, and named in a warning where not.
@@ -68,7 +90,13 @@ class SessionOptions:
     enable_profiling: bool = False
     enable_mem_pattern: bool = True
     enable_cpu_mem_arena: bool = True
+    enable_mem_reuse: bool = True
     log_severity_level: int = 2
+    log_verbosity_level: int = 0
+    logid: str = ""
+    optimized_model_filepath: str = ""
+    profile_file_prefix: str = "onnxruntime_profile_"
+    use_per_session_threads: bool = True
     use_deterministic_compute: bool = True
     free_dimensions: dict[str, int] = field(default_factory=dict)
     config_entries: dict[str, str] = field(default_factory=dict)
@@ -81,6 +109,42 @@ class SessionOptions:
         """Keep a configuration entry. Those that concern spinning are met by how workers wait; others warn."""
         if key not in ("session.intra_op.allow_spinning", "session.inter_op.allow_spinning"):
             warnings.warn(f"fusec ignores the session option {key!r}", stacklevel=2)
+        self.config_entries[key] = value
+
+    def get_session_config_entry(self, key: str) -> str:
+        """A configuration entry that was kept. UsageError where there is none."""
+        if key not in self.config_entries:
+            raise UsageError(f"no session option {key!r} was set", hint=nearest(key, list(self.config_entries)))
+        return self.config_entries[key]
+
+    def register_custom_ops_library(self, path: str) -> None:
+        """Refused: onnxruntime's libraries hold kernels for its own interface."""
+        raise UsageError(
+            f"{path!r} is a library for onnxruntime",
+            hint="declare the operator with @fusec.elementwise, or as a plug-in",
+        )
+
+    def _warn(self) -> None:
+        if self.enable_profiling:
+            warnings.warn("fusec writes no profile of a session: see fusec profile", stacklevel=3)
+        if self.optimized_model_filepath:
+            warnings.warn("fusec writes no optimised .onnx: a session's save() writes a plan", stacklevel=3)
+
+
+@dataclass(slots=True)
+class RunOptions:
+    """onnxruntime's options of one run: log levels and tags have no meaning here, and `terminate` is refused."""
+
+    log_severity_level: int = 2
+    log_verbosity_level: int = 0
+    logid: str = ""
+    only_execute_path_to_fetches: bool = False
+    terminate: bool = False
+    config_entries: dict[str, str] = field(default_factory=dict)
+
+    def add_run_config_entry(self, key: str, value: str) -> None:
+        """Keep a configuration entry; none has a meaning here."""
+        warnings.warn(f"fusec ignores the run option {key!r}", stacklevel=2)
         self.config_entries[key] = value
 
 
@@ -107,6 +171,13 @@ class InferenceSession:
         if any(provider_options or ()):
             raise UsageError("provider_options are not supported", hint="remove the argument")
         options = sess_options or SessionOptions()
+        if not isinstance(options, SessionOptions):
+            raise UsageError(
+                f"sess_options is a {type(options).__module__}.{type(options).__name__}",
+                hint="make a fusec.SessionOptions",
+            )
+        options._warn()
+        self._options = options
         threads = options.intra_op_num_threads or None
         if isinstance(path_or_bytes, str | os.PathLike) and os.fspath(path_or_bytes).endswith(".fplan"):
             self._session = api.load(path_or_bytes, threads=threads)
@@ -132,10 +203,16 @@ class InferenceSession:
     ) -> list[Any]:
         """Run and return the outputs in the order asked for; None asks for all.
 
+        Of `run_options`, ours or onnxruntime's own, only `terminate` means something: it is refused (UsageError), for a
+        run that was called off must not look like one that ended.
+
         Raises:
             InputError: the feeds do not fit the model's inputs, or an output name is unknown.
         """
-        del run_options  # onnxruntime's own class, whose fields (log tags, terminate) have no meaning here
+        if getattr(run_options, "terminate", False):
+            raise UsageError(
+                "run_options.terminate is set, and fusec cannot stop a run from outside", hint="do not run"
+            )
         return self._session.run_list(input_feed, output_names or self._outputs)
 
     def get_inputs(self) -> list[NodeArg]:
@@ -146,12 +223,33 @@ class InferenceSession:
         """What `run(None, ...)` returns."""
         return [_node_arg(v) for v in self._session.outputs]
 
+    def get_overridable_initializers(self) -> list[NodeArg]:
+        """Initialisers that could be fed: none, for weights are compiled into the plan."""
+        return []
+
+    def get_modelmeta(self) -> ModelMetadata:
+        """What the model says about itself. A plan holds it too."""
+        plan = self._session.plan
+        m = plan.metadata
+        return ModelMetadata(
+            m.producer, plan.name, m.domain, m.description, m.graph_description, m.version, dict(m.custom)
+        )
+
+    def get_session_options(self) -> SessionOptions:
+        """The options that the session was made with."""
+        return self._options
+
     def get_providers(self) -> list[str]:
         """Where it runs."""
         return list(PROVIDERS)
 
     def __repr__(self) -> str:
         return f"InferenceSession({self._session!r})"
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _ABSENT:
+            raise UsageError(f"InferenceSession.{name} is not in fusec", hint=_ABSENT[name])
+        raise AttributeError(f"InferenceSession has no attribute {name!r}", name=name, obj=self)
 
     def get_provider_options(self) -> dict[str, dict[str, str]]:
         """Options per provider: none."""

@@ -19,7 +19,7 @@ from fusec.frontend.source import Loaded, Source, load_source
 from fusec.frontend.symbols import SymbolTable
 from fusec.frontend.validate import check_graph, check_imports, check_text, check_versions
 from fusec.ir.dim import Extent
-from fusec.ir.graph import Graph
+from fusec.ir.graph import Graph, Metadata
 from fusec.ir.types import TensorType, Type
 from fusec.knobs import Limits
 
@@ -76,7 +76,14 @@ def _read(loaded: Loaded, limits: Limits, dims: dict[str, int], shapes: dict[str
     importer.run(order, versions)
     importer.refusals.raise_if_any()
     graph = builder.finish(clean(model.graph.name), [o.name for o in model.graph.output], _all_names(model.graph))
-    return replace(graph, source_sha256=loaded.sha256)
+    return replace(graph, source_sha256=loaded.sha256, metadata=_metadata(model))
+
+
+def _metadata(model: onnx.ModelProto) -> Metadata:
+    custom = {p.key: p.value for p in model.metadata_props}
+    return Metadata(
+        model.producer_name, model.domain, model.doc_string, model.graph.doc_string, model.model_version, custom
+    )
 
 
 @contextmanager

@@ -105,6 +105,18 @@ class Weight:
     recipe: str
 
 
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What a model file says about itself: text for people, which nothing here acts on. `custom` are its own entries."""
+
+    producer: str = ""
+    domain: str = ""
+    description: str = ""
+    graph_description: str = ""
+    version: int = 0
+    custom: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
     """A whole program: inputs, outputs, nodes in a topological order, and weights by name.
@@ -120,6 +132,7 @@ class Graph:
     weights: Mapping[str, Weight] = field(default_factory=dict)
     source_sha256: str = field(default="", compare=False)
     """The hash of the model file that it was read from, where it was read from one."""
+    metadata: Metadata = field(default=Metadata(), compare=False)
 
     @cached_property
     def producer(self) -> dict[str, Node]:

@@ -7,13 +7,16 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from fusec.errors import PlanError, ResourceError, UsageError
+from fusec.ir.graph import Metadata
 from fusec.ir.types import DType, TensorType
 from fusec.kernels.layout import Layout
 from fusec.plan import container, tensors
@@ -27,6 +30,7 @@ from fusec.plan.schema import (
     MINOR,
     Contents,
     Manifest,
+    MetadataRecord,
     SectionRecord,
     ValueRecord,
     WeightRecord,
@@ -151,6 +155,7 @@ def deserialise(data: memoryview) -> Plan:
         numerics=manifest.numerics,
         fused=_text(body, FUSED),
         source_sha256=manifest.source_sha256,
+        metadata=Metadata(**msgspec.structs.asdict(manifest.metadata)),
     )
     check_plan(plan)
     return plan
@@ -206,6 +211,7 @@ def _manifest(plan: Plan, sections: Mapping[str, SectionRecord]) -> Manifest:
         created_by={"fusec": __version__},
         name=plan.name,
         source_sha256=plan.source_sha256,
+        metadata=MetadataRecord(**asdict(plan.metadata)),
         target=str(plan.target),
         inputs=[ValueRecord(v.name, str(v.type)) for v in plan.inputs],
         outputs=[ValueRecord(v.name, str(v.type)) for v in plan.outputs],

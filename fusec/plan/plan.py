@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from fusec.ir.graph import Value
+from fusec.ir.graph import Metadata, Value
 from fusec.ir.types import Type
 from fusec.kernels.kernel import Kernel
 from fusec.kernels.layout import Layout
@@ -40,7 +40,7 @@ class Plan:
     `aliases` maps a value to the value whose bytes it shares (a reshape of it); resolve until it is no key. `kernels` is
     the menu per program name; of the kernels whose guard admits a binding the first is used. `weights` is keyed by
     (value name, layout key). `fused` is the fused graph as text, for people and for recompiling; `source_sha256` is
-    the hash of the model file.
+    the hash of the model file, `metadata` what that says about itself.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Plan:
     numerics: Mapping[str, str] = field(default_factory=dict)
     fused: str = ""
     source_sha256: str = ""
+    metadata: Metadata = field(default=Metadata())
 
     def root(self, value: str) -> str:
         """The value that owns the bytes of `value`."""

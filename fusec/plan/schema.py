@@ -34,6 +34,17 @@ class SectionRecord(Struct, frozen=True):
     chunks: list[str] = []
 
 
+class MetadataRecord(Struct, frozen=True):
+    """A Metadata."""
+
+    producer: str
+    domain: str
+    description: str
+    graph_description: str
+    version: int
+    custom: dict[str, str]
+
+
 class Manifest(Struct, frozen=True):
     """What the file is and what it holds."""
 
@@ -44,6 +55,7 @@ class Manifest(Struct, frozen=True):
     created_by: dict[str, str]
     name: str
     source_sha256: str
+    metadata: MetadataRecord
     target: str
     inputs: list[ValueRecord]
     outputs: list[ValueRecord]

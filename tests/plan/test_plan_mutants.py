@@ -43,6 +43,7 @@ def views() -> ModelBuilder:
     b.output(b.op("GatherElements", b.op("ReduceSum", x, b.ints(2), keepdims=0), i, axis=1), ["n", 4])
     rows = b.op("Gather", b.weight(6, 8), i)
     values, places = b.op("TopK", b.op("Softmax", rows, axis=-1), b.ints(3), outputs=2)
+    b.output(b.op("Exp", b.op("Cast", b.op("Unique", i), to=1)), ["u"])
     b.output(b.op("Concat", values, b.op("Mul", values, values), b.op("Cast", places, to=1), axis=2), ["n", 4, 9])
     return b
 

@@ -1,0 +1,134 @@
+"""Tiles of matrix products and convolutions, as polynomials of a program's parameters.
+
+Rows come first: as many as there are, up to what the second level cache holds of them, share each panel of B. Columns
+then make up a task of 50 to 200 us, less where there would be too few tasks to share out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fusec.ir.dim import Dim, Extent, ceildiv, floordiv, maximum, minimum, product, symbols_of
+from fusec.ir.expr import Load
+from fusec.kernels.cpu.contract_form import Contraction, direct_load, panel_load
+from fusec.kernels.kernel import StageTiling
+from fusec.tile.program import Stage, TileProgram
+
+TASK_FLOPS = 8_000_000
+"""About 100 us of a matrix product on one core with AVX2."""
+LEAST_FLOPS = 400_000
+"""Tasks are not made smaller for the sake of their number: 5 us."""
+TASKS = 16
+"""So many there should be, where the product is large enough: enough for a few workers to finish together."""
+MOST_ROWS = 66
+"""Rows of a tile: they share each panel of B."""
+FEWEST_ROWS = 24
+"""Rows of a tile at least where each tile computes its part of A first: B then comes from afar a few times only."""
+UNIT = 32
+"""Columns of a tile are a multiple of this: whole panels on every level."""
+MOST_COLUMNS = 256
+"""Columns of a tile: more would not use A's rows any better."""
+COLUMNS_AFTER_PROLOGUE = 256
+"""Columns where each tile computes its part of A first."""
+PACKED_COLUMNS = 64
+"""Columns where each tile packs its part of B first."""
+GEMV_COLUMNS = 64
+"""Columns of a vector-matrix product's tile at least."""
+GEMV_WEIGHTS = 16 << 10
+"""Weights that a tile of a vector-matrix product reads: few, so that even a small layer can be split."""
+PANEL_ELEMENTS = 64 << 10
+"""Elements of the locals of a chain's tile: 256 KiB, in the second level cache with the weights going past."""
+
+
+def product_tiles(
+    program: TileProgram, products: Sequence[tuple[StageTiling, Contraction]]
+) -> tuple[tuple[str, Extent], ...]:
+    """Axis -> tile extent, for the task axes in order, of a program with these contractions."""
+    names = [a.name for a in program.axes]
+    rows = max(s.rows for s, _ in products)
+    depth: Extent = 1
+    for _, f in products:
+        depth = maximum(depth, f.depth)
+    tiling, form = products[0]
+    has_columns = any(f.n in names for _, f in products)
+    share = _rows(program, form, rows, depth, has_columns)
+    out: dict[str, Extent] = {a.name: 1 for a in program.axes}
+    for _, f in products:
+        if f.m in out:
+            out[f.m] = share if f.m == form.m else _rows(program, f, rows, depth, has_columns)
+        if f.n in out:
+            out[f.n] = _columns(program, tiling, form, depth, share)
+    return tuple(out.items())
+
+
+def _columns(program: TileProgram, tiling: StageTiling, form: Contraction, depth: Extent, rows: Extent) -> Extent:
+    if tiling.rows == 1:
+        return GEMV_COLUMNS * maximum(1, floordiv(GEMV_WEIGHTS, GEMV_COLUMNS * depth))
+    if not _is_direct(program, form):
+        return COLUMNS_AFTER_PROLOGUE
+    if not _is_stored(program, form):
+        return PACKED_COLUMNS
+    extent = program.axis[form.n].extent
+    flops = maximum(1, 2 * UNIT * rows * depth)
+    units: Extent = maximum(1, floordiv(TASK_FLOPS, flops))
+    others = product(program.axis[a].extent for a in form.batch if a in {t.name for t in program.axes})
+    if form.m in {t.name for t in program.axes}:
+        others = others * ceildiv(program.axis[form.m].extent, rows)
+    enough = maximum(ceildiv(LEAST_FLOPS, flops), floordiv(extent * others, UNIT * TASKS))
+    units = minimum(MOST_COLUMNS // UNIT, minimum(units, maximum(1, enough)))
+    tiles = maximum(1, ceildiv(extent, UNIT * units))
+    return UNIT * maximum(1, ceildiv(ceildiv(extent, tiles), UNIT))
+
+
+def _rows(program: TileProgram, form: Contraction, rows: int, depth: Extent, has_columns: bool) -> Extent:
+    """A multiple of the register tile's rows, and tiles of about equal size."""
+    if rows == 1 or not form.m:
+        return 1
+    extent = program.axis[form.m].extent
+    most = MOST_ROWS // rows * rows
+    limit: Extent = most
+    fewest = max(2, FEWEST_ROWS // rows) * rows
+    if not has_columns and _is_stored(program, form):
+        limit = maximum(fewest, minimum(most, floordiv(PANEL_ELEMENTS, maximum(1, _panel(program)))))
+    elif _is_stored(program, form) and not _is_direct(program, form):
+        task = floordiv(TASK_FLOPS, maximum(1, 2 * COLUMNS_AFTER_PROLOGUE * depth))
+        limit = maximum(fewest, minimum(most, task))
+    tiles = maximum(1, ceildiv(extent, limit))
+    return rows * maximum(1, ceildiv(ceildiv(extent, tiles), rows))
+
+
+def _is_stored(program: TileProgram, form: Contraction) -> bool:
+    """Whether B lies in panels; else each tile packs its part first, and the more rows share that, the better."""
+    operand = panel_load(form)
+    return operand is not None and program.operand[operand].role == "weight"
+
+
+def _is_direct(program: TileProgram, form: Contraction) -> bool:
+    load = direct_load(form.left)
+    return load is not None and program.operand[load[0]].dtype is form.dtype
+
+
+def _panel(program: TileProgram) -> Extent:
+    """Elements of the locals per row of the task: what the stages of a chain hand on."""
+    task = {a.name for a in program.axes}
+    total: Extent = 0
+    for o in program.operands:
+        if o.role == "local":
+            own = [d for d, i in zip(o.shape, _index(program.stages, o.name), strict=False) if not uses(i, task)]
+            total = total + product(own)
+    return total
+
+
+def _index(stages: Sequence[Stage], operand: str) -> Sequence[object]:
+    for stage in stages:
+        for store in stage.stores:
+            if store.operand == operand:
+                return store.index
+    return ()
+
+
+def uses(i: object, task: set[str]) -> bool:
+    """Whether an index entry depends on some axes, also through what it reads."""
+    if isinstance(i, Dim):
+        return bool(symbols_of(i) & task)
+    return isinstance(i, Load) and any(uses(j, task) for j in i.index)

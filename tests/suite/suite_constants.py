@@ -12,7 +12,8 @@ PARAMETERS: dict[str, tuple[int, ...]] = {
     "Resize": (1, 2, 3), "Upsample": (1,), "Pad": (1, 2, 3), "Slice": (1, 2, 3, 4), "Reshape": (1,), "Expand": (1,),
     "Tile": (1,), "Unsqueeze": (1,), "Squeeze": (1,), "Split": (1,), "ConstantOfShape": (0,), "Range": (0, 1, 2),
     "OneHot": (1,), "CumSum": (1,), "CumProd": (1,), "TopK": (1,), "CenterCropPad": (1,), "AffineGrid": (1,),
-    "Trilu": (1,), "DFT": (1, 2), "Col2Im": (1, 2), "BlackmanWindow": (0,), "HannWindow": (0,), "HammingWindow": (0,),
+    "Trilu": (1,), "DFT": (1, 2), "STFT": (1, 3), "Col2Im": (1, 2),
+    **dict.fromkeys(["BlackmanWindow", "HannWindow", "HammingWindow"], (0,)),
     **dict.fromkeys(["ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
                      "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"], (1,)),
 }  # fmt: skip

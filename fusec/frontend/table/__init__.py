@@ -11,6 +11,7 @@ from fusec.frontend.table import (  # noqa: F401  # each fills ROWS when it is i
     elementwise,
     gather,
     known_ops,
+    loss,
     normalise,
     order,
     pool,
@@ -21,6 +22,7 @@ from fusec.frontend.table import (  # noqa: F401  # each fills ROWS when it is i
     resize,
     sample,
     scatter,
+    spectrum,
     transformer,
     view,
 )

@@ -11,18 +11,36 @@ from fusec.ir.graph import Value
 
 
 def einsum(call: Call, equation: str, operands: Sequence[Value]) -> Value:
-    """The value of an equation. NotNative for diagonals and more than two operands."""
+    """The value of an equation: operands are contracted from left to right."""
     labels, output = _parse(call, equation, operands)
-    if any(len(set(names)) != len(names) for names in labels):
-        raise NotNative("a diagonal in an einsum")
-    if len(operands) == 1:
-        return _arranged(call, *_summed(call, operands[0], labels[0], set(output)), output)
-    if len(operands) != 2:
-        raise NotNative(f"an einsum of {len(operands)} operands")
-    (a, a_names), (b, b_names) = (
-        _summed(call, x, names, set(output) | set(other)) for x, names, other in zip(operands, labels, reversed(labels))
-    )
-    return _product(call, a, a_names, b, b_names, output)
+    left, names = _without_diagonals(call, operands[0], labels[0])
+    for i in range(1, len(operands)):
+        right, others = _without_diagonals(call, operands[i], labels[i])
+        later = set(output).union(*labels[i + 1 :])
+        a, a_names = _summed(call, left, names, later | set(others))
+        b, b_names = _summed(call, right, others, later | set(names))
+        wanted = (
+            output if i == len(operands) - 1 else "".join(n for n in dict.fromkeys(a_names + b_names) if n in later)
+        )
+        left, names = _product(call, a, a_names, b, b_names, wanted), wanted
+    return _arranged(call, *_summed(call, left, names, set(output)), output)
+
+
+def _without_diagonals(call: Call, x: Value, names: str) -> tuple[Value, str]:
+    """Labels that stand twice at one operand pick the elements whose indices there are equal."""
+    while (twice := next((n for n in names if names.count(n) > 1), None)) is not None:
+        i, j = names.index(twice), names.rindex(twice)
+        n = x.shape[i]
+        if not isinstance(n, int):
+            raise NotNative(f"a diagonal of {n} elements")
+        rest = [d for d in range(len(names)) if d not in (i, j)]
+        x = call.transpose(x, (*rest, i, j))
+        lead = x.shape[:-2]
+        x = call.reshape(x, (*lead, n * n))
+        zeros, ones = (0,) * (len(lead) + 1), (1,) * len(lead)
+        x = call.emit("slice", x, starts=zeros, sizes=(*lead, n), steps=(*ones, n + 1))
+        names = "".join(names[d] for d in rest) + twice
+    return x, names
 
 
 def _product(call: Call, a: Value, a_names: str, b: Value, b_names: str, output: str) -> Value:

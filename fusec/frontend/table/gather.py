@@ -39,11 +39,9 @@ def _gather_nd(call: Call) -> Value:
 @row("OneHot")
 def _one_hot(call: Call) -> Value:
     indices, values = call.x(0), call.x(2)
-    (depth,) = call.extents(1)
+    depth = _depth(call)
     rank = len(indices.shape)
     axis = call.axis(int(call.attr("axis", -1)), rank + 1)
-    if not indices.dtype.is_integer:
-        raise NotNative("float indices")
     wide = call.cast(indices, DType.I64)
     size = call.builder.data(Known(DType.I64, (), (depth,)), call.origin)
     negative = call.emit("lt", wide, call.scalar(0, DType.I64))
@@ -55,6 +53,14 @@ def _one_hot(call: Call) -> Value:
     classes = call.reshape(classes, (depth, *(1,) * (rank - axis)))
     off, on = (call.reshape(_element(call, values, i), ()) for i in (0, 1))
     return call.emit("where", call.elementwise("eq", column, classes), on, off)
+
+
+def _depth(call: Call) -> Extent:
+    given = call.static(1)
+    if given is not None and given.size == 1:
+        return int(given.reshape(()).item())  # some models have it as a float
+    (depth,) = call.extents(1)
+    return depth
 
 
 def _element(call: Call, x: Value, i: int) -> Value:

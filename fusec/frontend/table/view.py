@@ -309,6 +309,26 @@ def _cropped(call: Call, x: Value, before: Sequence[Extent], after: Sequence[Ext
     return call.emit("slice", x, starts=tuple(starts), sizes=tuple(sizes), steps=(1,) * len(sizes))
 
 
+@row("CenterCropPad")
+def _centre(call: Call) -> Value:
+    x, sizes = call.x(0), call.extents(1)
+    rank = len(x.shape)
+    axes = [call.axis(int(a), rank) for a in call.attr("axes", range(rank))]
+    if len(sizes) != len(axes):
+        raise call.error(f"shape {list(sizes)} for {len(axes)} axes of {x.type}")
+    before, after = list[Extent]([0] * rank), list[Extent]([0] * rank)
+    for axis, size in zip(axes, sizes):
+        n = x.shape[axis]
+        if is_at_least(n, size) is None:
+            raise NotNative(f"whether {n} elements are cropped or padded to {size} is known only at run time")
+        larger_one = is_at_least(size, n)
+        before[axis] = floordiv(size - n, 2) if larger_one else floordiv(n - size, 2) * -1
+        after[axis] = size - n - before[axis]
+    return call.emit("pad", x, before=tuple(before), after=tuple(after), mode="constant") if any(
+        p != 0 for p in (*before, *after)
+    ) else x  # fmt: skip
+
+
 @row("DepthToSpace")
 def _depth_to_space(call: Call) -> Value:
     x, b = call.x(), int(call.attrs["blocksize"])

@@ -97,6 +97,15 @@ def repeats(value: Value, node: Node) -> Extent | None:
     return after // before if isinstance(before, int) and isinstance(after, int) and before else None
 
 
+def ends_contraction(edge: Edge) -> bool:
+    """Whether a contraction's result goes into nothing but the producer, which so belongs to that contraction's tile."""
+    for v in edge.producer.inputs:
+        n = edge.maker(v)
+        if n is not None and kind(n) is Kind.CONTRACTION and v.shape == edge.value.shape:
+            return len(edge.graph.consumers.get(v.name, ())) == 1 and v.name not in edge.graph.output_names
+    return False
+
+
 def copies_cheaply(edge: Edge) -> bool:
     """Whether computing the producer again costs no more than loading what it makes."""
     group = edge.producer

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from fusec.ops.op import Kind
-from fusec.passes.fusion.facts import CHEAP_FLOPS, MAP_KINDS, copies_cheaply, flops, kind, makers, readers, repeats
+from fusec.passes.fusion.facts import (
+    CHEAP_FLOPS,
+    MAP_KINDS,
+    copies_cheaply,
+    ends_contraction,
+    flops,
+    kind,
+    makers,
+    readers,
+    repeats,
+)
 from fusec.rewrite.edge import Edge
 from fusec.rewrite.fused import Verdict
 from fusec.rewrite.fusion import fusion_pass
@@ -23,6 +33,10 @@ def fuse_pointwise(edge: Edge) -> Verdict:
         if kind(n) is not Kind.ELEMENTWISE:
             return Verdict(False, f"{v.name} is not read by an elementwise node")
         times.append(repeats(v, n))
+    if not edge.sole_reader and ends_contraction(edge):
+        return Verdict(
+            False, f"{edge.value.name} comes off a contraction's tile, so nothing is saved by computing it again"
+        )
     copy = copies_cheaply(edge)
     if all(t == 1 for t in times):
         return Verdict(True, f"the same indices: saves a store and a load of {edge.value.type}", duplicate=copy)

@@ -22,7 +22,8 @@ from fusec.ops.recurrent import CELLS, functions_of, gru_state, lstm_cell, wide,
 from fusec.rewrite.fused import Group
 from fusec.tile.program import Axis, Fold, Let, Operand, Stage, Statement, Store, TileProgram
 
-T, B, H = (symbol(n) for n in "TBH")
+T, B, H, W, P = (symbol(n) for n in "TBHWP")
+"""Steps, rows, columns; the width of a row of the projected input, and where the layer's part of it begins."""
 t, b, j, k, q, i = (symbol(n) for n in "tbjkqi")
 THEN, NOW = mod(t + 1, 2), mod(t, 2)
 """The halves of the state: the one that the step before wrote, and this step's own."""
@@ -104,9 +105,9 @@ class _Lowering:
         gates, node = CELLS[self.node.op].gates, self.node
         whole = node.op == "gru" and not node.attr("linear_before_reset")
         axes = [Axis("t", T, sequential=True), Axis("b", B), *([] if whole else [Axis("j", H)])]
-        program = _Program(self.dtype, ["T", "B", "H"], axes)
+        program = _Program(self.dtype, ["T", "B", "H", "W", "P"], axes)
         x, r = node.operands[:2]
-        program.add("x", self.role(x.name), (T, B, gates * H), self.root(x.name))
+        program.add("x", self.role(x.name), (T, B, W), self.root(x.name))
         program.add("r", self.role(r.name), (gates, H, H), self.root(r.name))
         for name, shape in (("peepholes", (3, H)), ("bias", (H,)), ("lengths", (B,))):
             if (v := self.given.get(name)) is not None:
@@ -117,7 +118,8 @@ class _Lowering:
         if self.outputs[0] is not None:
             program.add("y", "output", (T, B, H), self.root(self.outputs[0]))
         _Step(program, node).build()
-        return self.call(program, "", {"T": self.steps, "B": self.batch, "H": self.hidden})
+        sizes: dict[str, Extent] = {"T": self.steps, "B": self.batch, "H": self.hidden}
+        return self.call(program, "", sizes | {"W": x.shape[2], "P": gates * self.hidden * node.attr("part")})
 
     def role(self, name: str) -> str:
         return "weight" if name in self.graph.weights else "input"
@@ -230,7 +232,7 @@ class _Step:
 
     def input(self, gate: int, column: Extent = j) -> Expr:
         """What the projected input gives to a gate."""
-        return self.load("x", self.at, b, gate * H + column)
+        return self.load("x", self.at, b, P + gate * H + column)
 
     def load(self, name: str, *index: Extent) -> Expr:
         return widened(Load(name, index, self.p.operands[name].dtype))

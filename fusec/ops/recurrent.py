@@ -1,9 +1,10 @@
 """Recurrent layers over one direction: lstm, gru, rnn. The input is projected before, for all steps at once.
 
-Their first input is x @ W + b of every step, [T, B, G*H] with the gates of ONNX in ONNX's order; the second one the
-recurrent weights as [G, H, H], from old state to gate. Then follow, each of them optional, the initial states [B, H], what
-only one of the three has, and the lengths of the sequences [B]: past its end a sequence keeps its state and gives zeros.
-Outputs are the states of all steps [T, B, H] and the last ones [B, H]. `reverse` starts at the last step.
+Their first input is x @ W + b of every step, [T, B, G*H] with the gates of ONNX in ONNX's order, or several of these
+side by side, of which `part` says the one; the second input are the recurrent weights as [G, H, H], from old state to
+gate. Then follow, each of them optional, the initial states [B, H], what only one of the three has, and the lengths of
+the sequences [B]: past its end a sequence keeps its state and gives zeros. Outputs are the states of all steps [T, B, H]
+and the last ones [B, H]. `reverse` starts at the last step.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusec.errors import ModelError
-from fusec.ir.dim import Extent
+from fusec.ir.dim import Extent, exact_quotient
 from fusec.ir.evaluate import evaluate_expr
 from fusec.ir.expr import Expr, Ref, cast, prim
 from fusec.ir.types import DType, TensorType, Type
@@ -135,8 +136,11 @@ def _infer(name: str, cell: Cell) -> Infer:
             "bias": (hidden,),
             "lengths": (batch,),
         }
-        if unify(width, cell.gates * hidden) is None:
-            raise ModelError(f"{name}: {x} is not the input of {cell.gates} gates with weights {r}", op=name)
+        parts, part = exact_quotient(width, cell.gates * hidden), attrs["part"]
+        if parts is None or part < 0 or (isinstance(parts, int) and part >= parts):
+            raise ModelError(
+                f"{name}: {x} is not the input of {cell.gates} gates with weights {r}, part {part}", op=name
+            )
         for what, t in zip(("weights", *cell.inputs), inputs[1:]):
             if t is not None:
                 _check(name, what, native(name, t), wanted[what], x.dtype)
@@ -174,6 +178,7 @@ def _reference(name: str, cell: Cell) -> Reference:
         held = wide(kind).numpy
         steps, batch, _ = x.shape
         hidden = r.shape[-1]
+        x = x[:, :, attrs["part"] * cell.gates * hidden :][:, :, : cell.gates * hidden]
         state = {n: np.zeros((batch, hidden), x.dtype) for n in ("h", "c")}
         state |= {n: a for n in ("h", "c") if (a := given.get(n)) is not None}
         h, c = state["h"], state["c"]

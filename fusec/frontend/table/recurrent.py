@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fusec.frontend.call import Call, row
 from fusec.frontend.messages import clean
 from fusec.ir.dim import Extent
-from fusec.ir.graph import Value
+from fusec.ir.graph import Attr, Value
 from fusec.ops.recurrent import CELLS, Activation
 
 DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
@@ -52,8 +52,10 @@ def _recurrent(call: Call) -> tuple[Value | None, ...]:
         raise call.error(f"attribute layout is {layout}, not 0 or 1")
     sizes = _sizes(call, len(reverse), layout)
     x = call.transpose(call.x(0), (1, 0, 2)) if layout else call.x(0)
-    rows = call.reshape(x, (sizes.steps * sizes.batch, sizes.inner))
-    made = [_direction(call, sizes, d, rows, r, f) for d, (r, f) in enumerate(zip(reverse, functions))]
+    projected, hidden_bias = _projected(call, sizes, x)
+    made = [
+        _direction(call, sizes, d, projected, hidden_bias, r, f) for d, (r, f) in enumerate(zip(reverse, functions))
+    ]
     states = [_states(call, [m[s] for m in made], layout) for s in range(1, len(made[0]))]
     return (_whole(call, [m[0] for m in made], layout) if call.wants(0) else None, *states)
 
@@ -133,20 +135,44 @@ def _sizes(call: Call, directions: int, layout: int) -> Sizes:
     return Sizes(steps, batch, inner, hidden, gates, directions)
 
 
+def _projected(call: Call, s: Sizes, x: Value) -> tuple[Value, Value | None]:
+    """x @ W + b for all directions side by side, [steps, batch, directions * gates * hidden]; and the bias of states.
+
+    That one, [directions, hidden], is what a gru adds to the product of its last gate before it resets it.
+    """
+    width, wide = s.gates * s.hidden, s.directions * s.gates * s.hidden
+    rows = call.reshape(x, (s.steps * s.batch, s.inner))
+    out = call.matmul(rows, call.transpose(call.reshape(call.x(1), (wide, s.inner)), (1, 0)))
+    b, hidden_bias = call.maybe(3), None
+    if b is not None:
+        bias, more = _columns(call, b, 0, width), _columns(call, b, width, width)
+        if call.op_type == "GRU" and call.attr("linear_before_reset", 0):
+            hidden_bias = _columns(call, b, width + 2 * s.hidden, s.hidden)
+            more = call.emit(
+                "pad", _columns(call, b, width, 2 * s.hidden), before=(0, 0), after=(0, s.hidden), mode="constant"
+            )
+        out = call.elementwise("add", out, call.reshape(call.emit("add", bias, more), (wide,)))
+    return call.reshape(out, (s.steps, s.batch, wide)), hidden_bias
+
+
+def _columns(call: Call, x: Value, start: int, size: int) -> Value:
+    return call.emit("slice", x, starts=(0, start), sizes=(x.shape[0], size), steps=(1, 1))
+
+
 def _direction(
-    call: Call, s: Sizes, d: int, rows: Value, reverse: bool, functions: tuple[Activation, ...]
+    call: Call,
+    s: Sizes,
+    d: int,
+    x: Value,
+    hidden_bias: Value | None,
+    reverse: bool,
+    functions: tuple[Activation, ...],
 ) -> tuple[Value, ...]:
     """The outputs of one direction: all states, and the last ones."""
-    name, width = call.op_type.lower(), s.gates * s.hidden
-    w = call.transpose(_part(call, call.x(1), d, (width, s.inner)), (1, 0))
-    projected, hidden_bias = call.matmul(rows, w), None
-    if (b := call.maybe(3)) is not None:
-        bias, hidden_bias = _bias(call, s, _part(call, b, d, (2 * width,)))
-        projected = call.elementwise("add", projected, bias)
-    x = call.reshape(projected, (s.steps, s.batch, width))
+    name = call.op_type.lower()
     r = call.transpose(_part(call, call.x(2), d, (s.gates, s.hidden, s.hidden)), (0, 2, 1))
     given: list[Value | None] = [x, r, _initial(call, d, INITIAL_H)]
-    attrs: dict[str, object] = {}
+    attrs: dict[str, Attr] = {"part": d, "reverse": reverse, "activations": functions}
     match name:
         case "lstm":
             peepholes = call.maybe(PEEPHOLES)
@@ -154,13 +180,11 @@ def _direction(
             given.append(None if peepholes is None else _part(call, peepholes, d, (3, s.hidden)))
             attrs["input_forget"] = bool(call.attr("input_forget", 0))
         case "gru":
-            given.append(hidden_bias)
+            given.append(None if hidden_bias is None else _part(call, hidden_bias, d, (s.hidden,)))
             attrs["linear_before_reset"] = bool(call.attr("linear_before_reset", 0))
     given.append(call.maybe(4))
-    clip = float(call.attr("clip", 0.0))
-    return call.builder.emit_all(
-        name, given, call.origin, reverse=reverse, activations=functions, clip=clip, **attrs  # type: ignore[arg-type]
-    )  # fmt: skip
+    attrs["clip"] = float(call.attr("clip", 0.0))
+    return call.builder.emit_all(name, given, call.origin, **attrs)
 
 
 def _part(call: Call, x: Value, d: int, shape: tuple[Extent, ...]) -> Value:
@@ -170,19 +194,6 @@ def _part(call: Call, x: Value, d: int, shape: tuple[Extent, ...]) -> Value:
         starts, sizes = (d, *[0] * len(rest)), (1, *rest)
         x = call.emit("slice", x, starts=starts, sizes=sizes, steps=(1,) * len(x.shape))
     return call.reshape(x, shape)
-
-
-def _bias(call: Call, s: Sizes, b: Value) -> tuple[Value, Value | None]:
-    """(what is added to the projected input, what a gru adds to the product of its last gate before it resets it)."""
-    width, hidden = s.gates * s.hidden, s.hidden
-
-    def cut(start: int, size: int) -> Value:
-        return call.emit("slice", b, starts=(start,), sizes=(size,), steps=(1,))
-
-    if call.op_type != "GRU" or not call.attr("linear_before_reset", 0):
-        return call.emit("add", cut(0, width), cut(width, width)), None
-    gates = call.emit("pad", cut(width, 2 * hidden), before=(0,), after=(hidden,), mode="constant")
-    return call.emit("add", cut(0, width), gates), cut(width + 2 * hidden, hidden)
 
 
 def _initial(call: Call, d: int, which: int) -> Value | None:

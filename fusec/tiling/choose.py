@@ -28,6 +28,8 @@ REGISTER_TILES = {"generic": (4, 2), "avx2": (6, 2), "avx512": (12, 2), "neon": 
 back ends that are not listed get what their registers hold."""
 FEW_ROWS = 4
 """Up to this many rows a smaller register tile wastes less than it loses."""
+ODD_ROWS = ((49, 50),)
+"""Numbers of rows for which there is a register tile of their own: images of 7 by 7 end most networks."""
 FEW_COLUMNS = 4
 """Up to this many columns a product is better summed along k."""
 
@@ -71,9 +73,21 @@ def needed(kernels: Sequence[Kernel], calls: Iterable[Mapping[str, Extent]]) -> 
         for i, kernel in enumerate(kernels):
             guard = kernel.tiling.guard
             value = None if guard is None else params[guard.param]
-            if guard is None or not isinstance(value, int) or guard.admits({guard.param: value}):
-                wanted.add(i)
+            if isinstance(value, int) and guard is not None and not guard.admits({guard.param: value}):
+                continue
+            if not isinstance(value, int) and any(_covers(k.tiling.guard, guard) for k in kernels[i + 1 :]):
+                continue  # sizes that may never come have no kernel of their own
+            wanted.add(i)
+            if guard is None or isinstance(value, int):
+                break  # the first one that admits a binding is taken
     return tuple(k for i, k in enumerate(kernels) if i in wanted)
+
+
+def _covers(later: Guard | None, guard: Guard | None) -> bool:
+    """Whether a later kernel takes all sizes of an earlier one."""
+    if later is None or guard is None or later.param != guard.param or later.low > guard.low:
+        return False
+    return later.high is None or (guard.high is not None and guard.high <= later.high)
 
 
 def _choices(program: TileProgram, forms: Sequence[Contraction | None], isa: Isa) -> list[Choice]:
@@ -86,7 +100,8 @@ def _choices(program: TileProgram, forms: Sequence[Contraction | None], isa: Isa
         for param in program.params:
             if m == symbol(param):
                 few = [Choice(1, Guard(param, 0, 1)), Choice(min(FEW_ROWS, most), Guard(param, 2, FEW_ROWS))]
-                return [*few, Choice(most, Guard(param, FEW_ROWS + 1, None))]
+                odd = [Choice(_fitting(high, most), Guard(param, low, high)) for low, high in ODD_ROWS]
+                return [*few, *odd, Choice(most, Guard(param, FEW_ROWS + 1, None))]
     return [Choice(most, None)]
 
 
@@ -122,9 +137,13 @@ def _rows(program: TileProgram, form: Contraction, choice: Choice, most: int) ->
     m = program.axis[form.m].extent
     if not isinstance(m, int):
         return choice.rows
-    # of the tiles that fit, the one that computes the fewest rows for nothing
+    return _fitting(m, most)
+
+
+def _fitting(m: int, most: int) -> int:
+    """Of the register tiles that fit, the rows of the one that computes the fewest for nothing."""
     return min(
-        range(min(most, max(1, m)), 0, -1), key=lambda r: (-(-m // r) * r - m) / max(1, m) + 0.5 * (most - r) / most
+        range(min(most, max(1, m)), 0, -1), key=lambda r: (-(-m // r) * r - m) / max(1, m) + 0.25 * (most - r) / most
     )
 
 

@@ -156,18 +156,48 @@ class _Contract:
             with b.loop(*span, self.shape.rows, hint="rows") as loop:
                 first = b.mul(b.sub(loop.index, span[0]), self.group)
                 places = self.epilogue.places(b.add(first, b.sub(panel.index, group.start)))
-                totals = self._tile(rows, panels, loop.index, span, self._sums(places, at))
+                ahead = self._ahead(rows, panels[-1], span, (loop.index, b.sub(panel.index, group.start)))
+                totals = self._tile(rows, panels, loop.index, span, self._sums(places, at), ahead)
                 self._put(totals, places, (loop.index, span[1]), panel.index, group.whole)
 
+    def _ahead(self, rows: Rows, panel: Value, span: tuple[Value, Value], at: tuple[Value, Value]) -> list[Value]:
+        """What to fetch during the register tile at row `at[0]` of the panel at column `at[1]` of the group: a share of the
+        panel that follows in memory, and of the rows that follow, if these lie behind each other.
+
+        A tile fetches a line for every `unroll` of them, so as many neighbouring tiles share a stretch of memory.
+        """
+        b, shape, out = self.b, self.shape, list[Value]()
+        line, tile = b.i64(64 // shape.itemsize), b.op("udiv", b.sub(at[0], span[0]), b.i64(shape.rows))
+        if self.right.is_stored:
+            following = b.gep(panel, b.mul(self.ctx.slot(self.form.depth), b.i64(shape.width)), shape.element)
+            phase = b.smin(tile, b.i64(shape.unroll - 1))
+            out.append(b.gep(following, b.mul(phase, line), shape.element))
+        if rows.taps is None and rows.row.text == self.ctx.slot(self.form.depth).text and rows.step.text == "1":
+            per_panel = self.chunk // shape.rows
+            number = b.add(b.mul(b.op("udiv", at[1], b.i64(self.span)), b.i64(per_panel)), tile)
+            # a tile's stretch holds `unroll * width` rows, or what there is of them
+            stretch = b.op("udiv", number, b.i64(shape.unroll))
+            following = b.gep(rows.pointer, b.mul(span[1], rows.row), shape.element)
+            place = b.add(b.mul(stretch, b.mul(rows.depth, b.i64(shape.width))), b.mul(b.op("urem", number, b.i64(shape.unroll)), line))
+            last = b.mul(b.sub(span[1], span[0]), rows.row)
+            out.append(b.gep(following, b.smin(place, last), shape.element))
+        return out
+
     def _tile(
-        self, rows: Rows, panels: Sequence[Value], m: Value, span: tuple[Value, Value], start: Sequence[Value]
+        self,
+        rows: Rows,
+        panels: Sequence[Value],
+        m: Value,
+        span: tuple[Value, Value],
+        start: Sequence[Value],
+        ahead: Sequence[Value],
     ) -> list[Value]:
         b, shape = self.b, self.shape
         if rows.taps is not None:
             table = b.gep(rows.pointer, b.sub(m, span[0]), "i64")
-            return emit_taps(b, shape, table, rows.row, rows.taps, rows.step, panels, rows.depth, start)
+            return emit_taps(b, shape, table, rows.row, rows.taps, rows.step, panels, rows.depth, start, ahead)
         pointers = self._pointers(rows, m, b.sub(span[1], b.i64(1)))
-        return emit_tile(b, shape, pointers, rows.step, panels, b.i64(shape.width), rows.depth, start)
+        return emit_tile(b, shape, pointers, rows.step, panels, b.i64(shape.width), rows.depth, start, ahead)
 
     def _sums(self, places: Sequence[Value], at: Value | None) -> list[Value]:
         """What a register tile starts from: zeros, or the sums of the blocks before."""

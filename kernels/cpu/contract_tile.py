@@ -91,11 +91,13 @@ def emit_tile(
     panel_step: Value,
     count: Value,
     start: Sequence[Value],
+    ahead: Sequence[Value] = (),
 ) -> list[Value]:
     """The accumulators of one tile, row by row, panel by panel, after `count` steps from `start`.
 
     `rows` point at A's first element per row, `step` elements before the next. `panels` point at B's first vectors,
-    which lie `panel_step` elements apart.
+    which lie `panel_step` elements apart. What lies `ahead` is fetched into the second level cache meanwhile: one line per
+    iteration, as far apart as the iterations' rows of a panel.
     """
     size = len(start)
     carried = [*start, *[shape.zero] * (size * (shape.sums - 1))]
@@ -119,20 +121,28 @@ def emit_tile(
         down, across = b.mul(k, panel_step), b.mul(k, step)
         return [b.gep(r, across, shape.element) for r in rows], [b.gep(p, down, shape.element) for p in panels]
 
-    whole = b.op("and", count, b.i64(-shape.unroll))
+    if count.is_constant:
+        whole = b.i64(int(count.text) // shape.unroll * shape.unroll)
+    else:
+        whole = b.op("and", count, b.i64(-shape.unroll))
     with b.loop(b.i64(0), whole, shape.unroll, carried, "k") as loop:
         totals = list(loop.carried)
         lines, bases = places(loop.index)
+        for p in ahead:
+            fetch(b, b.gep(p, b.mul(loop.index, panel_step), shape.element))
         for u in range(shape.unroll):
             part = slice(u % shape.sums * size, (u % shape.sums + 1) * size)
             totals[part] = advance(lines, bases, u, totals[part])
         loop.next = totals
-    with b.loop(whole, count, 1, loop.results[:size], "kleft") as rest:
-        rest.next = advance(*places(rest.index), 0, rest.carried)
+    ends = loop.results[:size]
+    if whole != count:
+        with b.loop(whole, count, 1, ends, "kleft") as rest:
+            rest.next = advance(*places(rest.index), 0, rest.carried)
+        ends = rest.results
     if shape.sums == 1:
-        return list(rest.results)
+        return list(ends)
     add = "fadd" if shape.is_float else "add"
-    return [b.op(add, x, y) for x, y in zip(rest.results, loop.results[size:], strict=True)]
+    return [b.op(add, x, y) for x, y in zip(ends, loop.results[size:], strict=True)]
 
 
 def emit_taps(
@@ -145,6 +155,7 @@ def emit_taps(
     panels: Sequence[Value],
     depth: Value,
     start: Sequence[Value],
+    ahead: Sequence[Value] = (),
 ) -> list[Value]:
     """The accumulators of one tile, summed over taps: entry `tap * pitch + r` of the table is where row r begins."""
     size = b.mul(depth, b.i64(shape.width))
@@ -152,8 +163,14 @@ def emit_taps(
         line = b.gep(table, b.mul(loop.index, pitch), "i64")
         rows = [b.load("ptr", b.gep(line, b.i64(r), "i64")) for r in range(shape.rows)]
         places = [b.gep(p, b.mul(loop.index, size), shape.element) for p in panels]
-        loop.next = emit_tile(b, shape, rows, step, places, b.i64(shape.width), depth, loop.carried)
+        further = [b.gep(p, b.mul(loop.index, size), shape.element) for p in ahead]
+        loop.next = emit_tile(b, shape, rows, step, places, b.i64(shape.width), depth, loop.carried, further)
     return list(loop.results)
+
+
+def fetch(b: Builder, place: Value) -> None:
+    """Ask for a line in the second level cache. Any address may be asked for."""
+    b.call_void("llvm.prefetch.p0", place, Value("i32", "0"), Value("i32", "2"), Value("i32", "1"))
 
 
 def multiply_add(b: Builder, shape: TileShape, x: Value, y: Value, total: Value) -> Value:

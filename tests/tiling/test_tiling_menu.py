@@ -92,7 +92,7 @@ def test_tiles_of_products() -> None:
         kernel = choose(kernels, {"M": m, "K": k, "N": n})
         bound = kernel.bind({"M": m, "K": k, "N": n})
         assert bound.tile["n"] % 16 == 0 or bound.tile["n"] == n
-        assert tile_microseconds(bound, Target("cpu", "avx2")) < 100
+        assert tile_microseconds(bound, Target("cpu", "avx2")) < 200
     assert sizes(choose(kernels, {"M": 1}), M=1, K=256, N=256)[1] >= 4, "small layers can be split"
 
 
@@ -169,7 +169,8 @@ def test_estimates_grow_with_the_work() -> None:
 def test_only_the_sizes_that_occur_need_kernels() -> None:
     kernels = menu(parse_program(GEMM), TARGETS[1])
     assert needed(kernels, [{"M": 1, "K": 4, "N": 4}]) == kernels[:1]
-    assert needed(kernels, [{"M": 128, "K": 4, "N": 4}, {"M": 1, "K": symbol("K"), "N": 4}]) == (kernels[0], kernels[2])
-    assert needed(kernels, [{"M": symbol("B"), "K": 4, "N": 4}]) == kernels
+    assert needed(kernels, [{"M": 128, "K": 4, "N": 4}, {"M": 1, "K": symbol("K"), "N": 4}]) == (kernels[0], kernels[3])
+    assert needed(kernels, [{"M": 49, "K": 4, "N": 4}]) == (kernels[2],)
+    assert needed(kernels, [{"M": symbol("B"), "K": 4, "N": 4}]) == (*kernels[:2], kernels[3])
     (one,) = menu(parse_program(SOFTMAX), TARGETS[1])
     assert needed([one], [{"M": 4, "N": 4}]) == (one,)

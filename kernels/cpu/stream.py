@@ -13,22 +13,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fusec.errors import BugError
-from fusec.ir.dim import Extent, ceildiv, linear, substitute, symbol
+from fusec.ir.dim import Extent, ceildiv, substitute, symbol
 from fusec.ir.expr import Load, cast
 from fusec.kernels.cpu.builder import Value, constant
 from fusec.kernels.cpu.context import Context, Storage
 from fusec.kernels.cpu.contract_context import ContractContext
-from fusec.kernels.cpu.contract_form import plain_load
-from fusec.kernels.cpu.contract_pack import pack_transposed
 from fusec.kernels.cpu.contract_rows import LeftSide, Rows
 from fusec.kernels.cpu.contract_tile import TileShape, emit_taps, emit_tile
 from fusec.kernels.cpu.floats import Floats
 from fusec.kernels.cpu.math_exp import exp_below
 from fusec.kernels.cpu.nest import emit_nest
 from fusec.kernels.cpu.stream_form import Attention, after_factor, attention
+from fusec.kernels.cpu.stream_panels import Keys, Values
 from fusec.kernels.cpu.vector import register_type
 from fusec.kernels.kernel import StageTiling
-from fusec.tile.program import Let, Stage, Store
+from fusec.tile.program import Let, Stage
 
 BLOCK = 192
 """Positions that go by at once: their keys and values, and the scores of a chunk, stay in cache."""
@@ -68,8 +67,7 @@ class _Stream:
         self.width: Extent = ceildiv(ctx.program.axis[self.e].extent, shape.width) * shape.width
         size = dtype.itemsize
         self.held = ctx.scratch(self.chunk * self.pitch * size)
-        self.keys = ctx.scratch(self.depth * self.block * size)
-        self.panels = ctx.scratch(self.width * self.block * size)
+        self.keys, self.panels = Keys(self.scores, self.block), Values(self.values, self.block)
         self.sums = ctx.scratch(rows * self.width * size)
         self.top, self.total = ctx.scratch(rows * size), ctx.scratch(rows * size)
         self.shrink = ctx.scratch(self.chunk * size)
@@ -103,8 +101,8 @@ class _Stream:
         with b.loop(b.i64(0), end, self.block, hint="block") as loop:
             stop = b.smin(b.add(loop.index, b.i64(self.block)), end)
             self.scores.bind("block", loop.index)
-            self._pack_keys(loop.index, stop)
-            self._pack_values(loop.index, stop)
+            self.keys.pack(loop.index, stop)
+            self.panels.pack(loop.index, stop)
             with b.loop(low, high, self.chunk, hint="chunk") as chunk:
                 m_end = b.smin(b.add(chunk.index, b.i64(self.chunk)), high)
                 self._visit(chunk.index, m_end, loop.index, stop)
@@ -139,84 +137,6 @@ class _Stream:
         with b.loop(b.i64(0), self.ctx.slot(self.rows), hint="row") as loop:
             b.store(low, b.gep(self.top, loop.index, self.shape.element))
 
-    # ---- keys and values
-
-    def _pack_keys(self, n: Value, n_end: Value) -> None:
-        s, b, shape = self.scores, self.b, self.shape
-        source = self._transposed()
-        depth = self.ctx.slot(self.depth)
-        with b.loop(n, n_end, shape.width, hint="keys") as loop:
-            place = b.gep(self.keys, b.mul(b.sub(loop.index, n), depth), shape.element)
-            end = b.smin(b.add(loop.index, b.i64(shape.width)), n_end)
-            if source is None:
-                begin = s.bind("panel", loop.index)
-                with s.range(self.n, loop.index, end):
-                    self._panel(s, place, symbol(s.form.k.name) * shape.width + symbol(self.n) - begin)
-            else:
-                pack_transposed(b, shape, source, place, loop.index, end, depth)
-
-    def _panel(self, s: ContractContext, place: Value, offset: Extent) -> None:
-        """Compute a part of B into a panel."""
-        name, axes = s.name("right"), (s.form.k.name, s.form.n)
-        extents = tuple(self.ctx.program.axis[a].extent for a in axes)
-        self.ctx.add_storage(name, Storage(place, self.dtype, extents, lambda _: offset))
-        s.compute(axes, s.form.n, Store(name, tuple(symbol(a) for a in axes), s.form.right))
-
-    def _transposed(self) -> tuple[Value, Value] | None:
-        """Base and stride of the keys where they are contiguous along the sum."""
-        return self._contiguous(self.scores, self.scores.form.k.name, self.n)
-
-    def _contiguous(self, s: ContractContext, along: str, across: str) -> tuple[Value, Value] | None:
-        """Base and stride of a B that is a plain load, contiguous along one of its axes."""
-        load = plain_load(s.form.right)
-        if load is None or self.ctx.storage(load[0]).dtype is not self.dtype:
-            return None
-        storage = self.ctx.storage(load[0])
-        split = linear(storage.offset(load[1]), [along, across])
-        if split is None or split[1].get(along) != 1 or split[1].get(across, 0) in (0, 1):
-            return None
-        return s.pointer(storage.pointer, split[0]), s.value(split[1][across])
-
-    def _pack_values(self, n: Value, n_end: Value) -> None:
-        s, b, shape = self.values, self.b, self.shape
-        begin = s.bind("block", n)
-        columns = self.ctx.slot(self.ctx.program.axis[self.e].extent)
-        with b.loop(b.i64(0), columns, shape.width, hint="values") as loop:
-            place = b.gep(self.panels, b.mul(loop.index, b.i64(self.block)), shape.element)
-            end = b.smin(b.add(loop.index, b.i64(shape.width)), columns)
-            start = s.bind("panel", loop.index)
-
-            def compute(place: Value = place, end: Value = end, at: Value = loop.index) -> Sequence[Value]:
-                with s.range(self.n, n, n_end), s.range(self.e, at, end):
-                    self._panel(s, place, (symbol(self.n) - begin) * shape.width + symbol(self.e) - start)
-                return []
-
-            source = self._row_major()
-            if source is None:
-                compute()
-            else:
-                full = b.compare("eq", b.sub(end, loop.index), b.i64(shape.width))
-                b.when(full, lambda p=place, at=loop.index: self._copied(source, p, at, n, n_end))  # type: ignore[misc]
-                b.when(b.op("xor", full, Value("i1", "true")), compute)
-
-    def _copied(
-        self, source: tuple[Value, Value], place: Value, column: Value, n: Value, n_end: Value
-    ) -> Sequence[Value]:
-        """A whole panel of values that lie row by row."""
-        b, shape = self.b, self.shape
-        base, pitch = source
-        with b.loop(n, n_end, hint="copy") as loop:
-            line = b.gep(base, b.add(b.mul(loop.index, pitch), column), shape.element)
-            to = b.gep(place, b.mul(b.sub(loop.index, n), b.i64(shape.width)), shape.element)
-            for v in range(shape.vectors):
-                at = b.i64(v * shape.lanes)
-                b.store(b.load(shape.type, b.gep(line, at, shape.element)), b.gep(to, at, shape.element), self._aligned)
-        return []
-
-    def _row_major(self) -> tuple[Value, Value] | None:
-        """Base and stride of the values where they are contiguous along the columns."""
-        return self._contiguous(self.values, self.e, self.n)
-
     # ---- a chunk of rows and a block of positions
 
     def _chunk(self, m: Value, m_end: Value, n: Value, n_end: Value) -> None:
@@ -232,12 +152,12 @@ class _Stream:
 
     def _products(self, rows: Rows, m: Value, m_end: Value, n: Value, n_end: Value) -> None:
         """Scores of the chunk, as they come from the product."""
-        b, shape, element = self.b, self.shape, self.shape.element
+        b, shape = self.b, self.shape
         depth, last = self.ctx.slot(self.depth), b.sub(m_end, b.i64(1))
         nothing = [constant(shape.type, 0.0)] * (shape.rows * shape.vectors)
         with b.loop(n, n_end, shape.width, hint="panel") as panel:
             column = b.sub(panel.index, n)
-            place = b.gep(self.keys, b.mul(column, depth), element)
+            place = self.keys.panel(panel.index, n_end)
             with b.loop(m, m_end, shape.rows, hint="rows") as loop:
                 if rows.taps is not None:
                     table = b.gep(rows.pointer, b.sub(loop.index, m), "i64")
@@ -341,7 +261,7 @@ class _Stream:
         b, shape, element = self.b, self.shape, self.shape.element
         columns, pitch = self.ctx.slot(self.ctx.program.axis[self.e].extent), self.ctx.slot(self.width)
         with b.loop(b.i64(0), columns, shape.width, hint="panel") as panel:
-            place = b.gep(self.panels, b.mul(panel.index, b.i64(self.block)), element)
+            place = self.panels.panel(panel.index)
             with b.loop(m, m_end, shape.rows, hint="rows") as loop:
                 row = b.sub(loop.index, m)
                 lines = [

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.graph import Graph, Node, Value, Weight
 from fusec.ir.types import DType, TensorType
 from fusec.kernels.cpu.stream import BLOCK
 from fusec.kernels.cpu.stream_form import attention
@@ -28,7 +28,12 @@ def floats(*shape: int) -> Any:
 
 
 def check(
-    execute: Execute, arrays: list[Any], levels: list[str] = LEVELS, tolerance: float = 2e-5, **attrs: Any
+    execute: Execute,
+    arrays: list[Any],
+    levels: list[str] = LEVELS,
+    tolerance: float = 2e-5,
+    weights: str = "",
+    **attrs: Any,
 ) -> None:
     """Lower one attention, run it streamed at all levels, and compare with the reference of the op."""
     attrs = {"causal": False, "scale": 0.3} | attrs
@@ -36,7 +41,9 @@ def check(
     op = ops.get("attention")
     (kind,) = op.infer([v.type for v in values], attrs)
     node = Node.make("attention", values, (Value("y", kind),), **attrs)
-    graph = Graph("g", tuple(values), node.outputs, (node,), {})
+    constant = {v.name: Weight(v, a, v.name) for v, a in zip(values, arrays, strict=True) if v.name in weights}
+    inputs = tuple(v for v in values if v.name not in weights)
+    graph = Graph("g", inputs, node.outputs, (node,), constant)
     call = lower_group(make_group([node], node.outputs), graph)
     params = {p: int(n) for p, n in call.params}  # type: ignore[arg-type]
     given = {v.name: a for v, a in zip(values, arrays, strict=True)}
@@ -107,6 +114,12 @@ def test_special_scores(execute: Execute, empty_rows: str) -> None:
     mask[6, ::2] = 200.0  # powers from 1 to far below the least number
     mask[7, BLOCK:] += 500.0  # everything before is forgotten
     check(execute, [floats(8, 4) * 0.1, floats(s, 4), floats(s, 5), mask], empty_rows=empty_rows)
+
+
+@pytest.mark.parametrize("weights", ["k", "v", "kv"])
+def test_keys_and_values_that_are_weights(execute: Execute, weights: str) -> None:
+    for s, e in [(5, 7), (BLOCK + 9, 40), (2 * BLOCK, 16)]:
+        check(execute, [floats(9, 8), floats(s, 8), floats(s, e)], weights=weights, causal=True)
 
 
 def test_doubles_and_halves(execute: Execute) -> None:

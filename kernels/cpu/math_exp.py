@@ -34,8 +34,6 @@ LOG_TAIL = (
     0.1085393787028572, 0.10445140942228283, 0.1176737190624856, 0.1333328189361444, 0.15384615975613952,
     0.18181818177932121, 0.22222222222235333, 0.28571428571428553, 0.4,
 )  # fmt: skip
-# (tanh(x) - x) / x^3 in z = x^2 for |x| <= 0.625
-TANH32 = (-0.0057093186939319125, 0.020644120130431695, -0.053741675676426154, 0.13331471742632509, -0.3333328330948277)
 # erf(x) / x - 1 in z = x^2 for |x| <= 0.92 and 1
 ERF32 = (
     -0.0005988752578958785, 0.004993277367400431, -0.026767105044945717, 0.11281844153743917, -0.3761249813663879,
@@ -69,48 +67,53 @@ def exp(f: Floats, x: Value, tail: Value | None = None) -> Value:
     least, most = (-103.98, 89.0) if f.single else (-745.14, 710.0)
     dead = f.lt(x, f.c(least))
     y = f.select(dead, f.c(0.0), f.at_most(x, most))
-    shifted, n, r = _reduce(f, y)
-    if tail is not None:
-        r = f.add(r, tail)
-    p = f.add(f.fma(f.polynomial(r, EXP32 if f.single else EXP64), f.mul(r, r), r), f.c(1.0))
     # 2^n in two steps, so that n may lie a little outside the exponents and results may be subnormal
     b = f.b
     if f.single:
-        whole = b.op("sub", f.bits(shifted), f.i(bit_pattern(f.magic, True)))
+        shifted, _, r = _reduce(f, y, 2 * f.bias)
+        whole = f.bits(shifted)
         half = b.op("ashr", whole, f.i(1))
-        first, second = (
-            f.real(b.op("shl", b.op("add", k, f.i(f.bias)), f.i(f.mantissa))) for k in (half, b.op("sub", whole, half))
-        )
+        first, second = (f.real(b.op("shl", k, f.i(f.mantissa))) for k in (half, b.op("sub", whole, half)))
     else:
+        _, n, r = _reduce(f, y)
         half = f.fma(n, f.c(0.5), f.c(f.magic))
         rest = f.sub(n, f.sub(half, f.c(f.magic)))
         first, second = f.power_of_two(half), f.power_of_two(f.add(rest, f.c(f.magic)))
+    p = _exp_reduced(f, r if tail is None else f.add(r, tail))
     return f.select(dead, f.c(0.0), f.mul(f.mul(p, first), second))
 
 
 def exp_below(f: Floats, x: Value) -> Value:
     """e^x for x <= 0 or NaN, where results below the least normal number may be 0: the powers of a softmax."""
-    if not f.single:
-        return exp(f, x)
-    shifted, _, r = _reduce(f, x)
-    p = f.add(f.fma(f.polynomial(r, EXP32), f.mul(r, r), r), f.c(1.0))
-    return f.select(f.lt(x, f.c(-87.33)), f.c(0.0), f.mul(p, f.power_of_two(shifted)))
+    return f.select(f.lt(x, f.c(-87.33)), f.c(0.0), exp_within(f, x)) if f.single else exp(f, x)
 
 
-def _reduce(f: Floats, y: Value) -> tuple[Value, Value, Value]:
-    """n + magic, n and r with y = n ln(2) + r."""
-    shifted = f.fma(y, f.c(1.4426950408889634), f.c(f.magic))
-    n = f.sub(shifted, f.c(f.magic))
+def exp_within(f: Floats, x: Value) -> Value:
+    """e^x of floats where that is a normal number; elsewhere some number or other, but NaN for NaN."""
+    shifted, _, r = _reduce(f, x, f.bias)
+    return f.mul(_exp_reduced(f, r), f.real(f.b.op("shl", f.bits(shifted), f.i(f.mantissa))))
+
+
+def _exp_reduced(f: Floats, r: Value) -> Value:
+    """e^r for |r| <= ln(2) / 2."""
+    return f.add(f.fma(f.polynomial(r, EXP32 if f.single else EXP64), f.mul(r, r), r), f.c(1.0))
+
+
+def _reduce(f: Floats, y: Value, bias: int = 0) -> tuple[Value, Value, Value]:
+    """n + bias + magic, n and r with y = n ln(2) + r: with the right bias the first is an exponent as it stands."""
+    magic = f.c(f.magic + bias)
+    shifted = f.fma(y, f.c(1.4426950408889634), magic)
+    n = f.sub(shifted, magic)
     high, low = _LN2_32 if f.single else _LN2_64
     minus = f.b.fneg(n)
     return shifted, n, f.fma(minus, f.c(low), f.fma(minus, f.c(high), y))
 
 
 def expm1(f: Floats, x: Value) -> Value:
-    """e^x - 1 of doubles in -40..709."""
-    shifted, _, r = _reduce(f, x)
-    p = f.fma(f.polynomial(r, EXP64), f.mul(r, r), r)
-    scale = f.power_of_two(shifted)
+    """e^x - 1 for x in -40..709, of floats in -17..88."""
+    shifted, _, r = _reduce(f, x, f.bias)
+    p = f.fma(f.polynomial(r, EXP32 if f.single else EXP64), f.mul(r, r), r)
+    scale = f.real(f.b.op("shl", f.bits(shifted), f.i(f.mantissa)))
     return f.fma(scale, p, f.sub(scale, f.c(1.0)))
 
 
@@ -161,14 +164,8 @@ def log1p(f: Floats, x: Value) -> Value:
 def tanh(f: Floats, x: Value) -> Value:
     """The hyperbolic tangent."""
     size = f.abs(x)
-    if not f.single:
-        t = expm1(f, f.at_most(f.add(size, size), 44.0))
-        return f.copysign(f.div(t, f.add(t, f.c(2.0))), x)
-    z = f.mul(x, x)
-    small = f.fma(f.mul(f.polynomial(z, TANH32), z), x, x)
-    e = exp(f, f.add(size, size))
-    large = f.sub(f.c(1.0), f.div(f.c(2.0), f.add(e, f.c(1.0))))
-    return f.copysign(f.select(f.lt(size, f.c(0.625)), small, large), x)
+    t = expm1(f, f.at_most(f.add(size, size), 18.1 if f.single else 44.0))
+    return f.copysign(f.div(t, f.add(t, f.c(2.0))), x)
 
 
 def erf(f: Floats, x: Value) -> Value:
@@ -176,7 +173,7 @@ def erf(f: Floats, x: Value) -> Value:
     size, z = f.abs(x), f.mul(x, x)
     small = f.fma(f.polynomial(z, ERF32 if f.single else ERF64), x, x)
     if f.single:
-        rest = exp(f, f.polynomial(f.at_most(size, 4.0), ERFC32))
+        rest = exp_within(f, f.polynomial(f.at_most(size, 4.0), ERFC32))
         border = 0.92
     else:
         t = f.at_most(size, 6.0)

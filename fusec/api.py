@@ -139,7 +139,9 @@ def _plan(graph: Graph, fused: FusedGraph, options: Options, trace: Trace) -> Pl
         bindings: dict[str, list[dict[str, Extent]]] = {p.name: [] for p in lowered.programs}
         for call in lowered.calls:
             bindings[call.program.name].append(dict(call.params))
-        kernels = {p.name: needed(menu(p, context.target), bindings[p.name]) for p in lowered.programs}
+        kernels = {
+            p.name: needed(menu(p, context.target, bindings[p.name]), bindings[p.name]) for p in lowered.programs
+        }
     with trace.stage("pack"):
         weights = pack_weights(fused.graph, lowered.steps, kernels, lowered.aliases)
     return Plan(

@@ -28,8 +28,8 @@ REGISTER_TILES = {"generic": (4, 2), "avx2": (6, 2), "avx512": (12, 2), "neon": 
 back ends that are not listed get what their registers hold."""
 FEW_ROWS = 4
 """Up to this many rows a smaller register tile wastes less than it loses."""
-ODD_ROWS = ((49, 50),)
-"""Numbers of rows for which there is a register tile of their own: images of 7 by 7 end most networks."""
+MOST_ODD = 8
+"""Numbers of rows that get a register tile of their own."""
 FEW_COLUMNS = 4
 """Up to this many columns a product is better summed along k."""
 
@@ -42,13 +42,16 @@ class Choice:
     guard: Guard | None
 
 
-def menu(program: TileProgram, target: Target) -> tuple[Kernel, ...]:
-    """The kernels for a program, in the order in which `choose` tries them; the last one, or the only one, takes the rest."""
+def menu(program: TileProgram, target: Target, calls: Iterable[Mapping[str, Extent]] = ()) -> tuple[Kernel, ...]:
+    """The kernels for a program, in the order in which `choose` tries them; the last one, or the only one, takes the rest.
+
+    Products of a few rows get register tiles for the numbers of rows that `calls` name.
+    """
     isa = backend.get(target.kind).isa(target.level)
     forms = [contraction(s) for s in program.stages]
     layouts = _layouts(program, forms, isa)
     out = []
-    for choice in _choices(program, forms, isa):
+    for choice in _choices(program, forms, isa, calls):
         stages = tuple(
             _stage(program, stage, form, choice, isa, dict(layouts))
             for stage, form in zip(program.stages, forms, strict=True)
@@ -90,8 +93,10 @@ def _covers(later: Guard | None, guard: Guard | None) -> bool:
     return later.high is None or (guard.high is not None and guard.high <= later.high)
 
 
-def _choices(program: TileProgram, forms: Sequence[Contraction | None], isa: Isa) -> list[Choice]:
-    """One choice where the number of rows is known or no parameter, else one row, a few rows, and many rows."""
+def _choices(
+    program: TileProgram, forms: Sequence[Contraction | None], isa: Isa, calls: Iterable[Mapping[str, Extent]]
+) -> list[Choice]:
+    """One choice where the number of rows is known or no parameter, else one row, known numbers, a few rows, and many."""
     most = _register_tile(isa)[0]
     for form in forms:
         if form is None or not form.m:
@@ -99,9 +104,15 @@ def _choices(program: TileProgram, forms: Sequence[Contraction | None], isa: Isa
         m = program.axis[form.m].extent
         for param in program.params:
             if m == symbol(param):
-                few = [Choice(1, Guard(param, 0, 1)), Choice(min(FEW_ROWS, most), Guard(param, 2, FEW_ROWS))]
-                odd = [Choice(_fitting(high, most), Guard(param, low, high)) for low, high in ODD_ROWS]
-                return [*few, *odd, Choice(most, Guard(param, FEW_ROWS + 1, None))]
+                known = {n for call in calls if isinstance(n := call[param], int) and n > 1}
+                few = min(FEW_ROWS, most)
+                odd = [n for n in sorted(known) if _fitting(n, most) != (few if n <= FEW_ROWS else most)]
+                return [
+                    Choice(1, Guard(param, 0, 1)),
+                    *(Choice(_fitting(n, most), Guard(param, n, n)) for n in odd[:MOST_ODD]),
+                    Choice(few, Guard(param, 2, FEW_ROWS)),
+                    Choice(most, Guard(param, FEW_ROWS + 1, None)),
+                ]
     return [Choice(most, None)]
 
 

@@ -166,11 +166,20 @@ def test_estimates_grow_with_the_work() -> None:
     assert tile_microseconds(kernel.bind({"M": 0, "N": 4}), TARGETS[1]) == 0
 
 
+def test_numbers_of_rows_that_occur_get_register_tiles() -> None:
+    calls = [{"M": m, "K": 4, "N": 4} for m in (1, 3, 8, 49, 64, symbol("B"))]
+    kernels = menu(parse_program(GEMM), TARGETS[1], calls)
+    rows = [k.tiling.stages[0].rows for k in needed(kernels, calls)]
+    assert rows == [1, 3, 4, 5, 4, 6]
+    for m, expected in ((2, 4), (3, 3), (8, 4), (9, 6), (49, 5), (50, 6), (64, 6)):
+        assert choose(kernels, {"M": m}).tiling.stages[0].rows == expected
+    assert len(needed(kernels, calls[3:5])) == 2
+
+
 def test_only_the_sizes_that_occur_need_kernels() -> None:
     kernels = menu(parse_program(GEMM), TARGETS[1])
     assert needed(kernels, [{"M": 1, "K": 4, "N": 4}]) == kernels[:1]
-    assert needed(kernels, [{"M": 128, "K": 4, "N": 4}, {"M": 1, "K": symbol("K"), "N": 4}]) == (kernels[0], kernels[3])
-    assert needed(kernels, [{"M": 49, "K": 4, "N": 4}]) == (kernels[2],)
-    assert needed(kernels, [{"M": symbol("B"), "K": 4, "N": 4}]) == (*kernels[:2], kernels[3])
+    assert needed(kernels, [{"M": 128, "K": 4, "N": 4}, {"M": 1, "K": symbol("K"), "N": 4}]) == (kernels[0], kernels[2])
+    assert needed(kernels, [{"M": symbol("B"), "K": 4, "N": 4}]) == kernels
     (one,) = menu(parse_program(SOFTMAX), TARGETS[1])
     assert needed([one], [{"M": 4, "N": 4}]) == (one,)

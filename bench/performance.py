@@ -37,7 +37,7 @@ def measure_case(name: str, threads: list[int], seconds: float) -> dict[str, Any
     out: dict[str, Any] = {"kind": CASES[name].kind, "float32": plain, "inputs": _shapes(feeds), "threads": {}}
     for count in threads:
         start = time.perf_counter()
-        session = fusec.compile(model, threads=count)
+        session = fusec.compile(model, threads=count, shapes={n: a.shape for n, a in feeds.items()})
         out.setdefault("compile_s", time.perf_counter() - start)
         out["host_steps"] = sum(not hasattr(s, "calls") for s in session.plan.steps)
         out["threads"][str(count)] = _compare(session, model, feeds, count, seconds, TOLERANCE[plain])

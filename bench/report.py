@@ -26,7 +26,7 @@ This page is made by `python -m bench.report` from the result files in `bench/re
 
 All runtimes compute in float32 on the same number of threads, each at its best settings: onnxruntime with all
 optimisations, its threads not spinning between runs; OpenVINO with `INFERENCE_PRECISION_HINT=f32`, one stream, the latency
-hint; both told the shapes of the inputs, both with the faster of two ways to pass arrays. Outputs are compared before
+hint; both with the faster of two ways to pass arrays. All are told the shapes of the inputs. Outputs are compared before
 anything is timed. All runtimes of a row live in one process and take turns, in random order, once per round; a ratio is the
 median over rounds of the other's time divided by fusec's in the same round (above 1 fusec is faster), with its 95 %
 bootstrap interval. *Noise* is fusec against itself in the same rounds: what lies within it means nothing.

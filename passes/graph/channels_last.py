@@ -25,12 +25,15 @@ from fusec.passes.graph.permutations import (
     reduced_from,
     result_of,
     to_last,
+    turn_of,
     weigh,
 )
 from fusec.passes.graph.sweep import Sweep, sweep
 from fusec.rewrite.graph_pass import PassContext, graph_pass
 from fusec.rewrite.rebuild import Names, Replacement, rebuild
 
+FREE = 1
+"""Cost of a transpose that moves no bytes: it is in the way of fusion."""
 CONVOLUTIONS = frozenset(["conv"])
 """Ops that want their channels last."""
 
@@ -93,11 +96,10 @@ class _Spread:
         """Transposes next to convolutions."""
         native = self._native()
         for n in self.graph.nodes:
-            if n.op != "transpose":
+            perm = turn_of(n)
+            if perm is None or len(perm) < 3 or self.constant(n.operands[0]):
                 continue
-            (x,), out, perm = n.operands, n.output, tuple(n.attr("perm"))
-            if len(perm) < 3 or self.constant(x):
-                continue
+            (x,), out = n.operands, n.output
             readers = self.graph.consumers.get(out.name, ())
             if perm == to_last(len(perm)) and any(r.op in CONVOLUTIONS for r in readers):
                 self.perms.setdefault(x.name, perm)
@@ -142,8 +144,8 @@ class _Spread:
         """Nodes whose permuted form fits the permutations of all that they read; and the transposes in between."""
         for n in self.graph.nodes:
             perm = self.perms.get(n.outputs[0].name)
-            if n.op == "transpose":
-                (x,), own = n.operands, tuple(n.attr("perm"))
+            if (own := turn_of(n)) is not None:
+                (x,) = n.operands
                 if perm is not None and inverse(own) == perm:
                     self.made[n.output.name] = n
                 elif self.perms.get(x.name) == own:
@@ -192,11 +194,11 @@ def _choose(graph: Graph, s: _Spread) -> set[str]:
 
     for name, perm in s.perms.items():
         v = s.values[name]
-        cost = 0 if is_free(v.shape, perm) else weigh(v)
+        cost = FREE if is_free(v.shape, perm) else weigh(v)
         here = place(name)
         wants = [w for n in graph.consumers.get(name, ()) if (w := _wants(s, free, n)) is not None]
         wants += [first] if name in graph.output_names else []
-        if not cost or not wants:
+        if not wants:
             continue
         back, forth = (name, "back"), (name, "forth")
         pay(here, back, cost)
@@ -221,7 +223,7 @@ def _cost_of_lower_rank(v: Value, perm: Perm) -> int:
 def _wants(s: _Spread, free: set[str], n: Node) -> tuple[str, ...] | None:
     """How a node reads what may lie permuted; None where it takes both."""
     out = n.outputs[0].name
-    if n.op == "transpose":
+    if turn_of(n) is not None:
         return ("last",) if out in s.read else None
     if out in free:
         return (out,)
@@ -258,7 +260,7 @@ class _Rewriter:
             self.stored[out.name] = n.operands[0]
         elif out.name in self.s.read:
             self.removed.append(n)
-            self.forward[out.name] = self.form(n.operands[0], tuple(n.attr("perm")), n)
+            self.forward[out.name] = self.form(n.operands[0], self.s.perms[n.operands[0].name], n)
         elif out.name in self.chosen:
             self.removed.append(n)
             perm = self.s.perms[out.name]

@@ -48,7 +48,7 @@ def _summed_twice(s: Sweep, n: Node) -> Value | None:
     for total, more in either(s, n, "add"):
         for product, bias in either(s, total, "matmul", "conv"):
             only = s.readers(product.output) == 1 and s.readers(total.output) == 1
-            if only and _is_vector(s, bias) and _is_vector(s, more):
+            if only and all(_is_vector(s, v) or _is_number(s, v) for v in (bias, more)):
                 s.absorb(product, total)
                 return s.emit("add", product.output, s.emit("add", bias, more))
     return None
@@ -58,9 +58,14 @@ def _scaled_input(s: Sweep, n: Node) -> Value | None:
     """conv(x * s, w) -> conv(x, w * s), each channel's scale going to the rows of the weight that it meets."""
     x, w = n.operands
     scaled = s.maker(x, "mul")
-    if scaled is None or s.readers(x) != 1 or s.array(w) is None or n.attr("groups") != 1:
+    if scaled is None or s.readers(x) != 1 or s.array(w) is None:
         return None
     for data, scale in (scaled.operands, scaled.operands[::-1]):
+        if _is_number(s, scale) and s.array(data) is None and data.shape == x.shape:
+            s.absorb(scaled)
+            return s.emit("conv", data, s.emit("mul", w, s.emit("reshape", scale, shape=())), **dict(n.attrs))
+        if n.attr("groups") != 1:
+            continue
         if _is_vector(s, scale) and s.array(data) is None and scale.shape[-1:] == data.shape[-1:] == x.shape[-1:]:
             s.absorb(scaled)
             column = s.emit("reshape", scale, shape=(*scale.shape[-1:], 1))
@@ -91,10 +96,19 @@ def _is_vector(s: Sweep, v: Value) -> bool:
 
 def _per_column(s: Sweep, w: Value, scale: Value) -> bool:
     """Whether both are constants, the weight has a column per filter and the scale has one number for each."""
-    if s.array(w) is None or not _is_vector(s, scale) or len(w.shape) < 2:
+    if s.array(w) is None or s.array(scale) is None or len(w.shape) < 2:
+        return False
+    if _is_number(s, scale):
+        return len(w.shape) > 2  # a product of matrices may be attention's, which wants to see its scale
+    if not _is_vector(s, scale):
         return False
     return scale.shape[-1] == w.shape[-1] and (len(w.shape) == 2 or len(scale.shape) <= len(w.shape))
 
 
+def _is_number(s: Sweep, v: Value) -> bool:
+    array = s.array(v)
+    return array is not None and array.size == 1
+
+
 def _flat(s: Sweep, scale: Value) -> Value:
-    return scale if len(scale.shape) == 1 else s.emit("reshape", scale, shape=scale.shape[-1:])
+    return scale if len(scale.shape) < 2 else s.emit("reshape", scale, shape=scale.shape[-1:])

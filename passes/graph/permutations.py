@@ -47,9 +47,23 @@ def permuted(shape: tuple[Extent, ...], perm: Perm) -> tuple[Extent, ...]:
     return tuple(shape[p] for p in perm)
 
 
+def turn_of(n: Node) -> Perm | None:
+    """The permutation of a transpose, or of a reshape that puts the channels last or in front where no bytes move."""
+    if n.op == "transpose":
+        return tuple(n.attr("perm"))
+    if n.op != "reshape" or len(n.operands[0].shape) != len(n.output.shape) or len(n.output.shape) < 3:
+        return None
+    x, out = n.operands[0].shape, n.output.shape
+    last = to_last(len(out))
+    for perm in (last, inverse(last)):
+        if x != out and permuted(x, perm) == out and is_free(x, perm):
+            return perm
+    return None
+
+
 def carry(n: Node, perm: Perm) -> Carried | None:
     """What the node needs to give its result permuted; None where it cannot."""
-    if len(n.outputs) != 1:
+    if len(n.outputs) != 1 or turn_of(n) is not None:
         return None
     if ops.get(n.op).kind is Kind.ELEMENTWISE or n.op == "identity":
         return Carried(tuple(None if v is None or not v.shape else perm for v in n.inputs), n.attrs)
@@ -59,7 +73,7 @@ def carry(n: Node, perm: Perm) -> Carried | None:
 
 def result_of(n: Node, at: int, perm: Perm) -> Perm | None:
     """The permutation that the result has where input `at` is permuted; None where the node cannot carry it on."""
-    if len(n.outputs) != 1:
+    if len(n.outputs) != 1 or turn_of(n) is not None:
         return None
     if ops.get(n.op).kind is Kind.ELEMENTWISE or n.op == "identity":
         v = n.inputs[at]

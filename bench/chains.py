@@ -64,7 +64,7 @@ def model(s: Shape, between: str) -> tuple[bytes, dict[str, Any]]:
     weights = {n: arrays.pop(n) for n in ("a", "b")} if s.constant else {}
     nodes = [helper.make_node("MatMul", ["x", "a"], ["h"])]
     if between:
-        nodes.append(helper.make_node(between, ["h"], ["g"], **({"axis": -1} if between == "Softmax" else {})))
+        nodes.append(helper.make_node(between, ["h"], ["g"]))  # Softmax is along the last axis by itself
     nodes.append(helper.make_node("MatMul", ["g" if between else "h", "b"], ["y"]))
     graph = helper.make_graph(
         nodes,

@@ -20,6 +20,8 @@ TASKS = 4
 """Tasks that a chain needs, for its rows are all that is left to share among workers."""
 SMALL_FLOPS = 100_000
 """Work so short that it is not shared among workers anyway."""
+TASK_FLOPS = 5_000_000
+"""Work of one task up to which it does not matter much that too few rows leave workers without one."""
 
 
 @fusion_pass("fuse-chain", anchors=2, producers=[Kind.CONTRACTION], consumers=[Kind.CONTRACTION])
@@ -40,8 +42,10 @@ def fuse_chain(edge: Edge) -> Verdict:
         return Verdict(False, f"{edge.value.name} is not, or not only, the left operand of the second matmul")
     if not edge.sole_reader:
         return Verdict(False, f"{edge.value.name} has another reader, so it is stored anyway")
-    if any(len(n.operands[1].shape) != 2 for n in (one, other)) or edge.value.shape != one.outputs[0].shape:
-        return Verdict(False, "the right operands must be matrices, and the panel must be the first matmul's result")
+    if edge.value.shape != one.outputs[0].shape:
+        return Verdict(False, "the panel must be the first matmul's result")
+    if other.outputs[0].shape[:-1] != edge.value.shape[:-1]:
+        return Verdict(False, f"{edge.value.name} is broadcast, so it would be computed again for every matrix")
     return _weigh(one, other)
 
 
@@ -52,20 +56,25 @@ def _only_matmul(nodes: tuple[Node, ...]) -> Node | None:
 
 def _weigh(one: Node, other: Node) -> Verdict:
     """Compare the bytes that move with and without the chain, per run."""
-    m: Extent = product(one.outputs[0].shape[:-1])
-    k, inner = one.operands[1].shape
-    n = other.operands[1].shape[1]
+    rows = one.outputs[0].shape[-2]
+    batch: Extent = product(one.outputs[0].shape[:-2])
+    if all(len(n.operands[1].shape) == 2 for n in (one, other)):  # matrices for all: batches are more rows
+        rows, batch = product((rows, batch)), 1
+    k, inner = one.operands[1].shape[-2:]
+    n = other.operands[1].shape[-1]
     if not (isinstance(k, int) and isinstance(inner, int) and isinstance(n, int)):
         return Verdict(False, "the matrices' extents are not known")
-    size = one.outputs[0].dtype.itemsize
-    if min(ROWS, m if isinstance(m, int) else ROWS) * inner * size > PANEL_BYTES:
+    size, elements = one.outputs[0].dtype.itemsize, (k + n) * inner
+    if min(ROWS, rows if isinstance(rows, int) else ROWS) * inner * size > PANEL_BYTES:
         return Verdict(False, f"a panel of {ROWS} x {inner} exceeds {PANEL_BYTES >> 10} KiB")
-    if not isinstance(m, int):
-        return Verdict(False, f"{m} rows may be too few to share among workers")
-    tasks, weights = -(-m // ROWS), (k + n) * inner * size
-    if tasks < TASKS and 2 * m * (k + n) * inner > SMALL_FLOPS:
-        return Verdict(False, f"{m} rows make {tasks} tasks, too few to share among workers")
-    apart = weights + 2 * m * inner * size
-    chained = weights * (1 if weights <= CACHE_BYTES else tasks)
+    if not (isinstance(rows, int) and isinstance(batch, int)):
+        short = 2 * ROWS * elements <= TASK_FLOPS
+        return Verdict(short, f"{rows} rows may be few, and {ROWS} of them are {'little' if short else 'much'} work")
+    tasks = batch * -(-rows // ROWS)
+    if tasks < TASKS and 2 * batch * rows * elements > SMALL_FLOPS:
+        return Verdict(False, f"{batch * rows} rows make {tasks} tasks, too few to share among workers")
+    weights = elements * size
+    apart = batch * (weights + 2 * rows * inner * size)
+    chained = batch * weights * (1 if weights <= CACHE_BYTES else tasks // batch)
     fact = f"moves {chained >> 10} KiB chained, {apart >> 10} KiB apart"
     return Verdict(chained < apart, fact)

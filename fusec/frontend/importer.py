@@ -112,6 +112,9 @@ class Importer:
         except (TypeError, ValueError, LookupError, ArithmeticError) as e:
             if isinstance(e, ModelError):
                 raise
+            name = e.args[0] if isinstance(e, KeyError) and e.args else None
+            if isinstance(name, str) and name not in call.attrs:
+                raise call.error(f"attribute {clean(name)!r} is missing") from e
             raise call.error(f"its attributes or inputs make no sense ({clean(repr(e))})") from e
         return make_opaque(call, self.refusals, reason, refused)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from fusec.frontend.attributes import dtype_of
 from fusec.frontend.builder import NotNative
 from fusec.frontend.call import Call, check_equal, row
-from fusec.frontend.known import Known, is_at_least
-from fusec.ir.dim import Extent
+from fusec.frontend.known import Known, is_at_least, is_equal
+from fusec.frontend.table.view import check_size
+from fusec.ir.dim import Extent, product
 from fusec.ir.graph import Value
-from fusec.ir.types import DType
+from fusec.ir.types import DType, TensorType
 
 
 @row("Gather")
@@ -40,6 +41,10 @@ def _gather_nd(call: Call) -> Value:
 def _one_hot(call: Call) -> Value:
     indices, values = call.x(0), call.x(2)
     depth = _depth(call)
+    if is_at_least(depth, 0) is False:
+        raise call.error(f"depth is {depth}")
+    if is_equal(product(values.shape), 2) is False:
+        raise call.error(f"values must be two numbers, got {values.type}")
     rank = len(indices.shape)
     axis = call.axis(int(call.attr("axis", -1)), rank + 1)
     wide = call.cast(indices, DType.I64)
@@ -47,6 +52,7 @@ def _one_hot(call: Call) -> Value:
     negative = call.emit("lt", wide, call.scalar(0, DType.I64))
     wide = call.emit("where", negative, call.emit("add", wide, size), wide)
     shape: list[Extent] = list(wide.shape)
+    check_size(call, TensorType(values.dtype, (*shape[:axis], depth, *shape[axis:])))
     shape.insert(axis, 1)
     column = call.reshape(wide, shape)
     classes = call.emit("iota", size=depth, start=0, step=1, dtype=DType.I64)
@@ -76,6 +82,8 @@ def positions(call: Call, size: Extent, axis_from_end: int, start: Extent = 0) -
 @row("Trilu")
 def _trilu(call: Call) -> Value:
     x = call.x(0)
+    if len(x.shape) < 2:
+        raise call.error(f"needs a matrix, got {x.type}")
     rows = positions(call, x.shape[-2], 2)
     columns = positions(call, x.shape[-1], 1)
     if call.has(1):
@@ -89,6 +97,8 @@ def _trilu(call: Call) -> Value:
 @row("EyeLike")
 def _eye_like(call: Call) -> Value:
     t = call.type(0)
+    if len(t.dims) != 2:
+        raise call.error(f"needs a matrix, got {t}")
     dtype = dtype_of(int(call.attrs["dtype"]), call.origin[0]) if "dtype" in call.attrs else t.dtype
     if not dtype.is_native:
         raise NotNative(f"kernels cannot make {dtype}")

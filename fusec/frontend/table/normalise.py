@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fusec.frontend.builder import NotNative
-from fusec.frontend.call import Call, row
+from fusec.frontend.call import Call, check_equal, row
+from fusec.frontend.known import is_equal
 from fusec.ir.dim import Extent, exact_quotient
 from fusec.ir.graph import Value
 from fusec.ir.types import DType
@@ -27,6 +28,15 @@ def inverse_deviation(call: Call, variance: Value, epsilon: float) -> Value:
 def per_channel(call: Call, v: Value, rank: int) -> Value:
     """A vector over channels, shaped to broadcast against [N, C, ...]."""
     return call.reshape(v, (v.shape[0], *(1,) * (rank - 2))) if rank > 2 else v
+
+
+def parameter(call: Call, i: int, x: Value) -> Value:
+    """Input `i`, which must have one number per channel of `x`, in the dtype of `x`."""
+    v = call.x(i)
+    if len(v.shape) != 1 or is_equal(v.shape[0], x.shape[1]) is False:
+        raise call.error(f"input {i} is {v.type}, the data have {x.shape[1]} channels")
+    check_equal(v.shape[0], x.shape[1])
+    return call.cast(v, x.dtype)
 
 
 def affine_of(v: Value | None, inner: Sequence[Extent]) -> bool:
@@ -83,10 +93,13 @@ def _batch_norm(call: Call) -> tuple[Value, Value | None, Value | None]:
         raise NotNative("batch normalisation in training mode")
     if call.version < 7 and not call.attr("is_test", 0):
         raise NotNative("batch normalisation in training mode")
-    scale, bias, mean, variance = (call.cast(call.x(i), x.dtype) for i in range(1, 5))
+    spatial = call.version >= 9 or call.attr("spatial", 1)
+    scale, bias, mean, variance = (
+        parameter(call, i, x) if spatial else call.cast(call.x(i), x.dtype) for i in range(1, 5)
+    )
     factor = call.emit("div", scale, call.emit("sqrt", call.emit("add", variance, call.scalar(epsilon, x.dtype))))
     shift = call.elementwise("sub", bias, call.elementwise("mul", mean, factor))
-    if call.version >= 9 or call.attr("spatial", 1):
+    if spatial:
         factor, shift = (per_channel(call, v, rank) for v in (factor, shift))
     return call.elementwise("add", call.elementwise("mul", x, factor), shift), None, None
 
@@ -96,7 +109,7 @@ def _batch_statistics(call: Call, x: Value, epsilon: float) -> tuple[Value, Valu
     rank, momentum = len(x.shape), float(call.attr("momentum", 0.9))
     mean, centred, variance = moments(call, x, tuple(i for i in range(rank) if i != 1))
     out = call.emit("mul", centred, inverse_deviation(call, variance, epsilon))
-    scale, bias = (per_channel(call, call.cast(call.x(i), x.dtype), rank) for i in (1, 2))
+    scale, bias = (per_channel(call, parameter(call, i, x), rank) for i in (1, 2))
     out = call.elementwise("add", call.elementwise("mul", out, scale), bias)
     running = list[Value]()
     for i, new in ((3, mean), (4, variance)):
@@ -109,8 +122,11 @@ def _batch_statistics(call: Call, x: Value, epsilon: float) -> tuple[Value, Valu
 
 @row("InstanceNormalization")
 def _instance_norm(call: Call) -> Value:
-    x, scale, bias = call.x(0), call.x(1), call.x(2)
+    x = call.x(0)
     rank = len(x.shape)
+    if rank < 3:
+        raise call.error(f"needs channels and at least one more axis, got {x.type}")
+    scale, bias = parameter(call, 1, x), parameter(call, 2, x)
     _, centred, variance = moments(call, x, tuple(range(2, rank)))
     out = call.emit("mul", centred, inverse_deviation(call, variance, float(call.attr("epsilon", 1e-5))))
     out = call.elementwise("mul", out, per_channel(call, scale, rank))

@@ -20,7 +20,8 @@ MOST_RANKED = 1024
 @row("CumSum", "CumProd")
 def _running(call: Call) -> Value:
     x = call.x()
-    axis = call.axis(*call.ints(1), len(x.shape))
+    (given,) = call.ints(1)
+    axis = call.axis(given, len(x.shape))
     fn = "sum" if call.op_type == "CumSum" else "prod"
     return running(call, x, axis, fn, bool(call.attr("exclusive", 0)), bool(call.attr("reverse", 0)))
 

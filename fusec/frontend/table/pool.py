@@ -11,9 +11,10 @@ from fusec.frontend.call import Call, row
 from fusec.frontend.known import Known, is_at_least
 from fusec.frontend.table.reduce import reduced
 from fusec.frontend.table.spatial import Windows, windows_of
+from fusec.frontend.table.view import check_size
 from fusec.ir.dim import Extent, product
 from fusec.ir.graph import Value
-from fusec.ir.types import DType
+from fusec.ir.types import DType, TensorType
 
 
 def padded(call: Call, x: Value, before: Sequence[Extent], after: Sequence[Extent], fill: float = 0) -> Value:
@@ -21,6 +22,7 @@ def padded(call: Call, x: Value, before: Sequence[Extent], after: Sequence[Exten
     if all(p == 0 for p in (*before, *after)):
         return x
     inputs = (x,) if fill == 0 else (x, call.scalar(fill, x.dtype))
+    check_size(call, TensorType(x.dtype, tuple(b + n + a for b, n, a in zip(before, x.shape, after))))
     return call.emit("pad", *inputs, before=tuple(before), after=tuple(after), mode="constant")
 
 
@@ -39,21 +41,32 @@ def folded(call: Call, fn: str, view: Value, w: Windows) -> Value:
 
 def lowest(dtype: DType) -> float:
     """What no element is less than."""
-    return -np.inf if dtype.is_float else int(np.iinfo(dtype.numpy).min)
+    bits = 8 * dtype.itemsize
+    return -np.inf if dtype.is_float else -(1 << (bits - 1)) if dtype.is_signed else 0
+
+
+def greatest(dtype: DType) -> float:
+    """What no element is greater than."""
+    bits = 8 * dtype.itemsize
+    return np.inf if dtype.is_float else (1 << (bits - 1 if dtype.is_signed else bits)) - 1
 
 
 def _pooled(call: Call, x: Value | None = None) -> tuple[Value, Windows]:
     x = call.x() if x is None else x
     if len(x.shape) < 3:
         raise call.error(f"needs channels and at least one more axis, got {x.type}")
-    if "kernel_shape" not in call.attrs:
-        raise call.error("kernel_shape is missing")
-    return x, windows_of(call, x.shape[2:], call.attrs["kernel_shape"], bool(call.attr("ceil_mode", 0)))
+    w = windows_of(call, x.shape[2:], call.attrs["kernel_shape"], bool(call.attr("ceil_mode", 0)))
+    pads = call.attr("pads", ())
+    if any(p >= k for p, k in zip(pads, w.sizes * 2)):
+        raise call.error(f"pads {list(pads)} must be smaller than kernel_shape {list(w.sizes)}")
+    return x, w
 
 
 @row("MaxPool")
 def _max_pool(call: Call) -> tuple[Value, Value | None]:
     x, w = _pooled(call)
+    if call.attr("storage_order", 0) not in (0, 1):
+        raise call.error(f"storage_order {call.attr('storage_order')} is neither 0 nor 1")
     view = spatial_windows(call, x, w, lowest(x.dtype))
     return folded(call, "max", view, w), _indices(call, x, view, w) if call.wants(1) else None
 
@@ -124,8 +137,15 @@ def _counts(call: Call, x: Value, w: Windows, with_padding: bool) -> Value:
 @row("LpPool")
 def _lp_pool(call: Call) -> Value:
     x, w = _pooled(call)
-    p = call.attr("p", 2)
+    p = _exponent(call)
     return _root(call, folded(call, "sum", spatial_windows(call, _power(call, x, p), w), w), p)
+
+
+def _exponent(call: Call) -> float:
+    p = float(call.attr("p", 2))
+    if not p >= 1:
+        raise call.error(f"p is {p}, less than 1")
+    return p
 
 
 def _power(call: Call, x: Value, p: float) -> Value:
@@ -144,11 +164,13 @@ def _root(call: Call, x: Value, p: float) -> Value:
 @row("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
 def _global_pool(call: Call) -> Value:
     x = call.x()
-    if len(x.shape) < 3:
-        raise call.error(f"needs channels and at least one more axis, got {x.type}")
     axes = tuple(range(2, len(x.shape)))
+    if not axes:
+        raise call.error(f"needs channels and at least one more axis, got {x.type}")
+    if any(n == 0 for n in x.shape[2:]):
+        raise call.error(f"nothing to pool in {x.type}")
     if call.op_type == "GlobalLpPool":
-        p = call.attr("p", 2)
+        p = _exponent(call)
         return _root(call, reduced(call, "sum", _power(call, x, p), axes, keepdims=True), p)
     return reduced(call, "mean" if call.op_type == "GlobalAveragePool" else "max", x, axes, keepdims=True)
 
@@ -159,8 +181,8 @@ def _local_response(call: Call) -> Value:
     if len(x.shape) < 2 or size < 1:
         raise call.error(f"size {size} does not fit {x.type}")
     alpha, beta, bias = (float(call.attr(k, v)) for k, v in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
-    border = [tuple(p if i == 1 else 0 for i in range(len(x.shape))) for p in ((size - 1) // 2, size // 2)]
-    squares = padded(call, call.emit("mul", x, x), *border)
+    before, after = (tuple(p if i == 1 else 0 for i in range(len(x.shape))) for p in ((size - 1) // 2, size // 2))
+    squares = padded(call, call.emit("mul", x, x), before, after)
     view = call.emit("windows", squares, axes=(1,), sizes=(size,), strides=(1,), dilations=(1,))
     total = call.emit("reduce_sum", view, axes=(len(x.shape),), keepdims=False)
     base = call.emit("mul", total, call.scalar(alpha / size, x.dtype))

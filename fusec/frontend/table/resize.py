@@ -61,6 +61,9 @@ def _resize(call: Call) -> Value:
     if mode != "nearest" and not x.dtype.is_float:
         raise NotNative("weighing integers")
     axes = [a for a in resized_axes(call, x) if way == "tf_crop_and_resize" or not _same(a)]
+    for a in axes:
+        if a.old != a.new and 0 in (a.old, a.new):
+            raise call.error(f"axis {a.axis} of {x.type} cannot become {a.new} elements")
     shape = list(x.shape)
     for a in axes:
         shape[a.axis] = a.new
@@ -85,6 +88,8 @@ def resized_axes(call: Call, x: Value) -> list[Resized]:
     """What scales or sizes say about each axis."""
     rank = len(x.shape)
     axes = [call.axis(int(a), rank) for a in call.attr("axes", range(rank))]
+    if len(set(axes)) != len(axes):
+        raise call.error(f"axes {list(call.attr('axes'))} name an axis twice")
     region = _region(call, axes)
     scales, sizes = _scales(call), call.extents(3) if call.has(3) and call.type(3).dims != (0,) else None
     if (scales is None) is (sizes is None):
@@ -122,13 +127,12 @@ def _sizes(
         return [(a, n, None) for a, n in zip(axes, sizes)]
     if policy not in ("not_larger", "not_smaller"):
         raise call.error(f"keep_aspect_ratio_policy {policy!r} is not defined")
-    ratios = [
-        Fraction(n, x.shape[a]) for a, n in zip(axes, sizes) if isinstance(n, int) and isinstance(x.shape[a], int)
-    ]  # type: ignore[arg-type]
-    if len(ratios) < len(axes):
+    old = [d for d in (x.shape[a] for a in axes) if isinstance(d, int)]
+    ratios = [Fraction(n, d) for n, d in zip(sizes, old) if isinstance(n, int)]
+    if len(old) < len(axes) or len(ratios) < len(axes):
         raise NotNative("which axis keeps the aspect ratio is known only at run time")
     ratio = min(ratios) if policy == "not_larger" else max(ratios)
-    new = [int(ratio * x.shape[a] + Fraction(1, 2)) for a in axes]  # type: ignore[operator]
+    new = [int(ratio * d + Fraction(1, 2)) for d in old]
     return [(a, n, np.float32(ratio.numerator / ratio.denominator)) for a, n in zip(axes, new)]
 
 

@@ -10,9 +10,10 @@ from fusec.frontend.builder import NotNative
 from fusec.frontend.call import Call, check_equal, row
 from fusec.frontend.table.pool import extent_data
 from fusec.frontend.table.resize import TAPS, cubic_weight
+from fusec.frontend.table.view import check_size
 from fusec.ir.dim import Extent
 from fusec.ir.graph import Value
-from fusec.ir.types import DType
+from fusec.ir.types import DType, TensorType
 
 I64, F32 = DType.I64, DType.F32
 MODES = {"bilinear": "linear", "bicubic": "cubic", "linear": "linear", "cubic": "cubic", "nearest": "nearest"}
@@ -100,6 +101,10 @@ def _affine_grid(call: Call) -> Value:
     rank = len(spatial)
     if rank not in (2, 3) or theta.shape[1:] != (rank, rank + 1) or any(n < 1 for n in spatial):
         raise call.error(f"size {list(size)} does not fit theta {theta.type}")
+    check_size(call, TensorType(theta.dtype, (theta.shape[0], *spatial, rank)))
+    call.builder.limits.check_bytes(
+        int(np.prod(spatial, dtype=object)) * 8 * (rank + 1), f"AffineGrid {call.origin[0]!r}"
+    )
     lines = [_line(n, bool(call.attr("align_corners", 0))) for n in spatial]
     grid = np.stack([*reversed(np.meshgrid(*lines, indexing="ij")), np.ones(spatial)]).reshape(rank + 1, -1)
     base = call.builder.constant(grid.astype(theta.dtype.numpy))
@@ -109,5 +114,5 @@ def _affine_grid(call: Call) -> Value:
 
 def _line(n: int, aligned: bool) -> Sequence[float]:
     if aligned:
-        return np.linspace(-1, 1, n).tolist() if n > 1 else [-1.0]
-    return ((np.arange(n) * 2 + 1) / n - 1).tolist()
+        return [2 * i / max(n - 1, 1) - 1 for i in range(n)]
+    return [(2 * i + 1) / n - 1 for i in range(n)]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fusec.frontend.builder import NotNative
 from fusec.frontend.call import Call, check_equal, row
 from fusec.frontend.table.gather import positions
-from fusec.frontend.table.pool import extent_data, lowest
+from fusec.frontend.table.pool import extent_data, greatest, lowest
 from fusec.ir.dim import Extent, product
 from fusec.ir.graph import Value
 from fusec.ir.types import DType
@@ -57,8 +57,7 @@ def _neutral(kind: str, dtype: DType) -> float:
     if kind in ("max", "min"):
         if dtype is DType.BOOL:
             return kind == "min"
-        low = lowest(dtype)
-        return low if kind == "max" else (np.inf if dtype.is_float else int(np.iinfo(dtype.numpy).max))
+        return lowest(dtype) if kind == "max" else greatest(dtype)
     return 0 if kind == "add" else 1
 
 

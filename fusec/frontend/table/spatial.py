@@ -9,6 +9,8 @@ from fusec.frontend.call import Call
 from fusec.frontend.known import is_at_least, larger, smaller
 from fusec.ir.dim import Extent, ceildiv, floordiv
 
+LARGEST = (1 << 31) - 1
+"""Paddings, strides and dilations beyond this are mistakes, and sizes made of them overflow."""
 AUTO_PAD = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
 
 
@@ -45,13 +47,15 @@ def windows_of(call: Call, spatial: Sequence[Extent], sizes: Sequence[int], ceil
     if auto not in AUTO_PAD:
         raise call.error(f"auto_pad {auto!r} is none of {', '.join(AUTO_PAD)}")
     pads = tuple(int(p) for p in call.attr("pads", ()) or (0,) * (2 * rank))
-    if len(pads) != 2 * rank:
+    if len(pads) != 2 * rank or any(not 0 <= p <= LARGEST for p in pads):
         raise call.error(f"pads {list(pads)} does not fit {rank} spatial axes")
-    if auto != "NOTSET" and any(pads):
-        raise call.error(f"pads {list(pads)} and auto_pad {auto!r} contradict each other")
     made = Windows(sizes, strides, dilations, pads[:rank], pads[rank:], (0,) * rank)
     if auto.startswith("SAME"):
         made = _same(made, spatial, lower=auto == "SAME_LOWER")
+        if any(pads) and (*made.before, *made.after) != pads:
+            raise call.error(f"pads {list(pads)} and auto_pad {auto!r} contradict each other")
+    elif auto == "VALID" and any(pads):
+        raise call.error(f"pads {list(pads)} and auto_pad {auto!r} contradict each other")
     elif ceil_mode:
         made = _rounded_up(made, spatial)
     _check_reach(call, made, spatial)
@@ -60,7 +64,7 @@ def windows_of(call: Call, spatial: Sequence[Extent], sizes: Sequence[int], ceil
 
 def _numbers(call: Call, name: str, rank: int) -> tuple[int, ...]:
     values = tuple(int(v) for v in call.attr(name, ()) or (1,) * rank)
-    if len(values) != rank or any(v < 1 for v in values):
+    if len(values) != rank or any(not 1 <= v <= LARGEST for v in values):
         raise call.error(f"{name} {list(values)} does not fit {rank} spatial axes")
     return values
 

@@ -52,7 +52,8 @@ def transformed(call: Call, x: Value, complex_input: bool, size: int, onesided: 
 def _fourier(size: int, onesided: bool) -> npt.NDArray[np.complex128]:
     frequencies = np.arange(size // 2 + 1 if onesided else size)
     turns = np.outer(np.arange(size), frequencies) % size / size
-    return np.exp(-2j * np.pi * turns)
+    out: npt.NDArray[np.complex128] = np.exp(-2j * np.pi * turns)
+    return out
 
 
 def _plane(call: Call, x: Value, j: int) -> Value:
@@ -78,6 +79,8 @@ def _dft(call: Call) -> Value:
         raise NotNative("an inverse transform")
     if axis == rank - 1:
         raise call.error(f"axis {axis} holds real and imaginary parts")
+    if call.attr("onesided", 0) and x.shape[-1] == 2:
+        raise call.error("onesided takes real input, not complex numbers")
     n = x.shape[axis]
     size = call.ints(1)[0] if call.has(1) else n
     if not isinstance(n, int) or not isinstance(size, int):

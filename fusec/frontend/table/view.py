@@ -279,6 +279,8 @@ def _pad(call: Call) -> Value:
         pads = call.extents(1)
         value = call.maybe(2)
     axes = [call.axis(a, rank) for a in call.ints(3)] if call.has(3) else list(range(rank))
+    if len(set(axes)) != len(axes):
+        raise call.error(f"axes {list(call.ints(3))} name an axis twice")
     if len(pads) != 2 * len(axes):
         raise call.error(f"{len(pads)} paddings for {len(axes)} axes of {x.type}")
     before, after = list[Extent]([0] * rank), list[Extent]([0] * rank)
@@ -296,6 +298,7 @@ def _pad(call: Call) -> Value:
         value = call.reshape(value, ())
     if all(p == 0 for p in (*before, *after)):
         return x
+    check_size(call, TensorType(x.dtype, tuple(b + n + a for b, n, a in zip(before, x.shape, after))))
     inputs = (x,) if value is None else (x, value)
     return call.emit("pad", *inputs, before=tuple(before), after=tuple(after), mode=mode)
 
@@ -314,7 +317,7 @@ def _centre(call: Call) -> Value:
     x, sizes = call.x(0), call.extents(1)
     rank = len(x.shape)
     axes = [call.axis(int(a), rank) for a in call.attr("axes", range(rank))]
-    if len(sizes) != len(axes):
+    if len(sizes) != len(axes) or any(isinstance(n, int) and n < 0 for n in sizes):
         raise call.error(f"shape {list(sizes)} for {len(axes)} axes of {x.type}")
     before, after = list[Extent]([0] * rank), list[Extent]([0] * rank)
     for axis, size in zip(axes, sizes):
@@ -324,14 +327,25 @@ def _centre(call: Call) -> Value:
         larger_one = is_at_least(size, n)
         before[axis] = floordiv(size - n, 2) if larger_one else floordiv(n - size, 2) * -1
         after[axis] = size - n - before[axis]
-    return call.emit("pad", x, before=tuple(before), after=tuple(after), mode="constant") if any(
-        p != 0 for p in (*before, *after)
-    ) else x  # fmt: skip
+    if all(p == 0 for p in (*before, *after)):
+        return x
+    check_size(call, TensorType(x.dtype, tuple(b + n + a for b, n, a in zip(before, x.shape, after))))
+    return call.emit("pad", x, before=tuple(before), after=tuple(after), mode="constant")
+
+
+def _image(call: Call) -> tuple[Value, int]:
+    """The input of four axes, and the blocksize."""
+    x, b, mode = call.x(), int(call.attrs["blocksize"]), call.attr("mode", "DCR")
+    if len(x.shape) != 4:
+        raise call.error(f"needs four axes, got {x.type}")
+    if b < 1 or mode not in ("DCR", "CRD"):
+        raise call.error(f"blocksize {b} with mode {mode!r} is not defined")
+    return x, b
 
 
 @row("DepthToSpace")
 def _depth_to_space(call: Call) -> Value:
-    x, b = call.x(), int(call.attrs["blocksize"])
+    x, b = _image(call)
     n, c, h, w = x.shape
     depth = exact_quotient(c, b * b)
     if depth is None:
@@ -345,8 +359,10 @@ def _depth_to_space(call: Call) -> Value:
 
 @row("SpaceToDepth")
 def _space_to_depth(call: Call) -> Value:
-    x, b = call.x(), int(call.attrs["blocksize"])
+    x, b = _image(call)
     n, c, h, w = x.shape
+    if any(isinstance(d, int) and d % b for d in (h, w)):
+        raise call.error(f"blocksize {b} does not divide {h} x {w}")
     rows, columns = exact_quotient(h, b), exact_quotient(w, b)
     if rows is None or columns is None:
         raise NotNative(f"whether blocks of {b} divide {h} and {w} is known only at run time")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fusec.errors import BugError
-from fusec.ir.dim import Extent, ceildiv, substitute, symbol
+from fusec.ir.dim import Extent, ceildiv, maximum, substitute, symbol
 from fusec.ir.expr import Load, cast
 from fusec.kernels.cpu.builder import Value, constant
 from fusec.kernels.cpu.context import Context, Storage
@@ -29,8 +29,8 @@ from fusec.kernels.cpu.vector import register_type
 from fusec.kernels.kernel import StageTiling
 from fusec.tile.program import Let, Stage
 
-BLOCK = 192
-"""Positions that go by at once: their keys and values, and the scores of a chunk, stay in cache."""
+BLOCK = 256
+"""Positions that go by at once at most: their keys and values, and the scores of a chunk, stay in cache."""
 CHUNK_ROWS = 24
 """Rows whose scores exist at once."""
 COPIES = 4
@@ -98,8 +98,9 @@ class _Stream:
         self._start()
         end = self.ctx.slot(self.ctx.program.axis[self.n].extent)
         end = self._seen(high, end)
-        with b.loop(b.i64(0), end, self.block, hint="block") as loop:
-            stop = b.smin(b.add(loop.index, b.i64(self.block)), end)
+        step = self.ctx.slot(self._step())
+        with b.loop(b.i64(0), end, step, hint="block") as loop:
+            stop = b.smin(b.add(loop.index, step), end)
             self.scores.bind("block", loop.index)
             self.keys.pack(loop.index, stop)
             self.panels.pack(loop.index, stop)
@@ -107,6 +108,12 @@ class _Stream:
                 m_end = b.smin(b.add(chunk.index, b.i64(self.chunk)), high)
                 self._visit(chunk.index, m_end, loop.index, stop)
         self._finish(low, high)
+
+    def _step(self) -> Extent:
+        """Positions of a block: all blocks are about as long."""
+        extent, width = self.ctx.program.axis[self.n].extent, self.shape.width
+        blocks = maximum(1, ceildiv(extent, self.block))
+        return maximum(1, ceildiv(ceildiv(extent, blocks), width)) * width
 
     def _visit(self, m: Value, m_end: Value, n: Value, n_end: Value) -> None:
         """A chunk and a block, unless the chunk's rows see none of the block."""

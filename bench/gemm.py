@@ -1,10 +1,14 @@
-"""Matrix products on one core: this compiler's kernels against numpy (OpenBLAS) and onnxruntime, interleaved.
+"""Matrix products: this compiler's kernels against the FMA peak, numpy (OpenBLAS) and onnxruntime, interleaved.
 
-    python bench/gemm.py [--rounds N] [--level avx2] [--tile ROWSxVECTORS]
+    python -m bench.gemm [--rounds N] [--level avx2] [--tile ROWSxVECTORS] [--save FILE.json] [MxKxN ...]
+    python -m bench.gemm --threads 2     # whole sessions of both runtimes instead of kernels
+    python -m bench.gemm --sweep         # many odd shapes; prints the worst against onnxruntime
 
-Each round times every contender once, in turn; a ratio is the median over rounds of the ratios within a round, with the
-10th and the 90th percentile beside it. GFLOP/s are medians, the best in brackets. Everything printed was measured in this
-run. Weights are packed beforehand, as they are when a model is compiled; onnxruntime prepacks its own.
+Outputs are compared first. Each round times every contender once, in turn; a ratio is the median over rounds of the ratios
+within a round, with the 10th and the 90th percentile beside it, then that of the fastest rounds: a busy machine shows in
+their distance. `peak` is the share of the measured FMA peak, for one row `read` is the speed of reading the weights, of
+which the product reaches that share. Everything printed was measured in this run. Weights are packed beforehand, as they
+are when a model is compiled; onnxruntime prepacks its own and does not spin between runs.
 """
 
 # ruff: noqa: E402 - the variables must be set before numpy is imported
@@ -18,19 +22,26 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import argparse
 import ctypes
+import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import fusec
+from bench.machine import machine
+from bench.peak import peak, peak_flops, reading
 from fusec.ir.dim import evaluate
 from fusec.kernels.cpu.build import build
 from fusec.kernels.cpu.emit import emit
 from fusec.kernels.cpu.load import load
 from fusec.kernels.kernel import Kernel
 from fusec.kernels.layout import Layout
+from fusec.measure.rivals import onnxruntime_session
 from fusec.target import Target
 from fusec.tile.text import parse_program
 from fusec.tiling.choose import choose, menu
@@ -47,10 +58,14 @@ stage m, n
 """
 TRANSPOSED = GEMM.replace("weight w: f32[K, N]", "input w: f32[N, K]").replace("w[k, n]", "w[n, k]")
 SHAPES = [
-    (128, 384, 384), (128, 1536, 384), (128, 384, 1536), (1, 256, 256), (1, 768, 3072), (512, 512, 512),
-    (1024, 1024, 1024), (128, 32, 128),
+    (256, 256, 256), (512, 512, 512), (1024, 1024, 1024), (2048, 2048, 2048), (128, 768, 768), (128, 768, 3072),
+    (128, 3072, 768), (197, 768, 2304), (128, 32, 128), (3136, 64, 256), (49, 2048, 512), (64, 4096, 64), (1, 256, 256),
+    (1, 768, 3072), (1, 4096, 4096), (2, 768, 768), (5, 768, 768), (8, 768, 768), (16, 768, 768),
 ]  # fmt: skip
 """M, K, N."""
+SWEEP = [
+    (m, k, n) for m in (1, 2, 3, 5, 7, 11, 17, 31, 64, 100) for k in (1, 7, 64, 300) for n in (1, 3, 5, 17, 65, 256)
+]
 
 
 def aligned(size: int) -> Any:
@@ -101,14 +116,10 @@ def ours(text: str, target: Target, shape: tuple[int, int, int], tile: str | Non
     return run
 
 
-def onnxruntime_call(x: Any, w: Any) -> Callable[[], Any] | None:
-    """The same product by onnxruntime on one thread, `w` as an initialiser; None where it is not installed."""
-    try:
-        import onnx
-        import onnxruntime as ort
-        from onnx import TensorProto, helper, numpy_helper
-    except ImportError:
-        return None
+def model_of(x: Any, w: Any) -> bytes:
+    """The product as ONNX, `w` as an initialiser."""
+    from onnx import TensorProto, helper, numpy_helper
+
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["x", "w"], ["y"])],
         "g",
@@ -117,14 +128,47 @@ def onnxruntime_call(x: Any, w: Any) -> Callable[[], Any] | None:
         [numpy_helper.from_array(w, "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    onnx.checker.check_model(model)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return bytes(model.SerializeToString())
+
+
+def onnxruntime_call(x: Any, w: Any, threads: int = 1) -> Callable[[], Any] | None:
+    """The same product by onnxruntime; None where it is not installed."""
+    if not find_spec("onnxruntime"):
+        return None
+    session = onnxruntime_session(model_of(x, w), threads)
     binding = session.io_binding()
     binding.bind_cpu_input("x", x)
     binding.bind_output("y")
     return lambda: session.run_with_iobinding(binding)
+
+
+def fusec_session(x: Any, w: Any, threads: int) -> Callable[[], Any]:
+    """The same product by a whole session."""
+    session = fusec.compile(model_of(x, w), threads=threads)
+    (y,) = session.run({"x": x}).values()
+    assert np.abs(y - x @ w).max(initial=0.0) < 1e-3 * max(1.0, x.shape[1] ** 0.5)
+    return lambda: session.run({"x": x})
+
+
+def contenders_of(shape: tuple[int, int, int], target: Target, threads: int, tiles: list[str]) -> dict[str, Any]:
+    """Name -> closure."""
+    m, k, n = shape
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((m, k), dtype=np.float32)
+    w = rng.standard_normal((k, n), dtype=np.float32)
+    out = np.empty((m, n), np.float32)
+    found: dict[str, Any] = {}
+    if threads > 1:
+        found["fusec"] = fusec_session(x, w, threads)
+    else:
+        found["fusec"] = ours(GEMM, target, shape, None, x, w)
+        found |= {f"fusec {tile}": ours(GEMM, target, shape, tile, x, w) for tile in tiles}
+        found["fusec, x @ w.T"] = ours(TRANSPOSED, target, shape, None, x, np.ascontiguousarray(w.T))
+        found["peak"] = peak(target, 2.0 * m * k * n) if m > 1 else reading(target, np.ascontiguousarray(w).reshape(-1))
+        found["numpy"] = lambda: np.dot(x, w, out=out)
+    if other := onnxruntime_call(x, w, threads):
+        found["onnxruntime"] = other
+    return found
 
 
 def measure(contenders: dict[str, Callable[[], Any]], rounds: int, flops: float) -> dict[str, Any]:
@@ -144,41 +188,64 @@ def measure(contenders: dict[str, Callable[[], Any]], rounds: int, flops: float)
 def main() -> None:
     """Measure all shapes and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shapes", nargs="*")
     parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--level", default="")
     parser.add_argument("--tile", action="append", default=[])
+    parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--save", default=None)
     given = parser.parse_args()
     target = Target.parse(f"cpu:{given.level}" if given.level else "cpu")
-    rng = np.random.default_rng(0)
-    print(f"{target}, one thread, float32; ratio = how many times as fast as the other")
-    print(f"{'M x K x N':>18}  {'fusec GFLOP/s':>15}  {'ratio to numpy':>20}  {'ratio to onnxruntime':>22}")
-    for shape in SHAPES:
+    if given.sweep:
+        sweep(target, given.rounds)
+        return
+    print(f"{target}, float32, {given.threads} thread(s); ratio = how many times as fast as the other")
+    print(f"{'M x K x N':>18}  {'GFLOP/s':>15}  {'peak':>5}  {'ratio to numpy':>22}  {'ratio to onnxruntime':>22}")
+    rows = []
+    for shape in [tuple(map(int, s.split("x"))) for s in given.shapes] or SHAPES:
         m, k, n = shape
-        x = rng.standard_normal((m, k), dtype=np.float32)
-        w = rng.standard_normal((k, n), dtype=np.float32)
-        w_t = np.ascontiguousarray(w.T)
-        out = np.empty((m, n), np.float32)
-        contenders: dict[str, Callable[[], Any]] = {"numpy": lambda x=x, w=w, o=out: np.dot(x, w, out=o)}
-        if other := onnxruntime_call(x, w):
-            contenders["onnxruntime"] = other
-        contenders["fusec"] = ours(GEMM, target, shape, None, x, w)
-        for tile in given.tile:
-            contenders[f"fusec {tile}"] = ours(GEMM, target, shape, tile, x, w)
-        contenders["fusec, x @ w.T"] = ours(TRANSPOSED, target, shape, None, x, w_t)
         flops = 2.0 * m * k * n
-        times = measure(contenders, given.rounds, flops)
+        times = measure(contenders_of((m, k, n), target, given.threads, given.tile), given.rounds, flops)
+        if "peak" in times and m > 1:
+            times["peak"] *= flops / peak_flops(target, flops)
         for name, t in times.items():
             if name.startswith("fusec"):
                 rate = f"{flops / np.median(t) / 1e9:.1f} ({flops / t.min() / 1e9:.1f})"
-                ratios = [ratio(times[o], t) if o in times else "-" for o in ("numpy", "onnxruntime")]
                 title = f"{m} x {k} x {n}" if name == "fusec" else name[5:].strip(", ")
-                print(f"{title:>18}  {rate:>15}  {ratios[0]:>20}  {ratios[1]:>22}", flush=True)
+                share = f"{100 * ratios(times['peak'], t)[1]:.0f}%" if "peak" in times else "-"
+                others = [text(ratios(times[o], t)) if o in times else "-" for o in ("numpy", "onnxruntime")]
+                print(f"{title:>18}  {rate:>15}  {share:>5}  {others[0]:>22}  {others[1]:>22}", flush=True)
+                found = {o: ratios(times[o], t) for o in times if not o.startswith("fusec")}
+                rows.append({"shape": shape, "subject": name, "seconds": float(np.median(t)), "ratios": found})
+    if given.save:
+        result = {"machine": machine(), "target": str(target), "threads": given.threads, "rows": rows}
+        Path(given.save).write_text(json.dumps(result, indent=1), encoding="utf-8")
 
 
-def ratio(other: Any, own: Any) -> str:
-    """The median ratio and its spread."""
-    low, mid, high = np.quantile(other / own, [0.1, 0.5, 0.9])
-    return f"{mid:.2f} ({low:.2f}-{high:.2f})"
+def sweep(target: Target, rounds: int) -> None:
+    """Odd shapes: how the ratios to onnxruntime lie, and the ten worst."""
+    found = []
+    for shape in SWEEP:
+        m, k, n = shape
+        contenders = contenders_of(shape, target, 1, [])
+        times = measure({o: contenders[o] for o in ("fusec", "onnxruntime")}, rounds, 2.0 * m * k * n + 2e5)
+        found.append((ratios(times["onnxruntime"], times["fusec"]), shape))
+    found.sort()
+    middle = [r[1] for r, _ in found]
+    print(f"{len(found)} shapes: ratio to onnxruntime {middle[0]:.2f} at worst, median {middle[len(middle) // 2]:.2f}")
+    for ratio, (m, k, n) in found[:10]:
+        print(f"{f'{m} x {k} x {n}':>18}  {text(ratio)}")
+
+
+def ratios(other: Any, own: Any) -> list[float]:
+    """10th, 50th and 90th percentile over rounds, and the ratio of the fastest rounds."""
+    return [*(float(q) for q in np.quantile(other / own, [0.1, 0.5, 0.9])), float(other.min() / own.min())]
+
+
+def text(ratio: list[float]) -> str:
+    """A ratio with its spread, then that of the fastest rounds."""
+    return f"{ratio[1]:.2f} ({ratio[0]:.2f}-{ratio[2]:.2f}) {ratio[3]:.2f}"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 
 from fusec.errors import ExecutionError
 from fusec.host.compute import Attrs, Compute
-from fusec.host.own.recurrent import Layer, Product, activations_of, lstm_step, run_layers
+from fusec.host.own.recurrent import Product, lstm_step, make_layers, run_layers
 from fusec.host.own.windows import Array
 
 
@@ -20,23 +20,13 @@ def _dynamic_quantize_lstm(inputs: Sequence[Any], attrs: Attrs, _opset: int, _ou
     16 bits, so that its own answers differ by a few per cent between machines.
     """
     x, w, r, bias, lengths, h0, c0, peepholes, w_scale, w_zero, r_scale, r_zero = (*inputs, *(None,) * 12)[:12]
-    directions, hidden = w.shape[0], r.shape[1]
-    bias = np.zeros((directions, 8 * hidden), np.float32) if bias is None else bias
-    functions = activations_of(attrs, ("Sigmoid", "Tanh", "Tanh"), directions)
-    layers = [
-        Layer(
-            _quantised_product(w[d], w_scale[d], w_zero[d]),
-            _quantised_product(r[d], r_scale[d], r_zero[d]),
-            bias[d, : 4 * hidden],
-            bias[d, 4 * hidden :],
-            None if peepholes is None else peepholes[d],
-            functions[d],
-            hidden,
-            float(attrs.get("clip", 0.0) or 0.0),
-            attrs,
-        )
-        for d in range(directions)
+    products = [
+        (_quantised_product(w[d], w_scale[d], w_zero[d]), _quantised_product(r[d], r_scale[d], r_zero[d]))
+        for d in range(len(w))
     ]
+    layers = make_layers(
+        products, bias, peepholes, r.shape[1], 4, ("Sigmoid", "Tanh", "Tanh"), attrs, np.dtype(np.float32)
+    )
     return run_layers(x, layers, lstm_step, lengths, h0, c0)
 
 

@@ -150,6 +150,28 @@ def run_layers(
     return out, last_h, last_c
 
 
+def make_layers(
+    products: Sequence[tuple[Product, Product]],
+    bias: Array | None,
+    peepholes: Array | None,
+    hidden: int,
+    gates: int,
+    defaults: Sequence[str],
+    attrs: Attrs,
+    dtype: Any,
+) -> list[Layer]:
+    """A layer per direction, from its products with inputs and states; the biases of both stand side by side in `bias`."""
+    functions = activations_of(attrs, defaults, len(products))
+    bias = np.zeros((len(products), 2 * gates * hidden), dtype) if bias is None else bias
+    clip = float(attrs.get("clip", 0.0) or 0.0)
+    layers = []
+    for d, (of_input, of_state) in enumerate(products):
+        input_bias, state_bias = np.split(bias[d], 2)
+        peep = None if peepholes is None else peepholes[d]
+        layers.append(Layer(of_input, of_state, input_bias, state_bias, peep, functions[d], hidden, clip, attrs))
+    return layers
+
+
 def _recurrent(step: Step, gates: int, defaults: Sequence[str]) -> Compute:
     def compute(inputs: Sequence[Any], attrs: Attrs, _opset: int, _outputs: int) -> Sequence[Any]:
         x, w, r, bias, lengths, h0, c0, peepholes = (*inputs, *(None,) * 8)[:8]
@@ -157,23 +179,8 @@ def _recurrent(step: Step, gates: int, defaults: Sequence[str]) -> Compute:
         if batch_first:
             x = x.swapaxes(0, 1)
             h0, c0 = (None if s is None else s.swapaxes(0, 1) for s in (h0, c0))
-        hidden, directions = r.shape[-1], w.shape[0]
-        bias = np.zeros((directions, 2 * gates * hidden), x.dtype) if bias is None else bias
-        functions = activations_of(attrs, defaults, directions)
-        layers = [
-            Layer(
-                _product(w[d]),
-                _product(r[d]),
-                bias[d, : gates * hidden],
-                bias[d, gates * hidden :],
-                None if peepholes is None else peepholes[d],
-                functions[d],
-                hidden,
-                float(attrs.get("clip", 0.0) or 0.0),
-                attrs,
-            )
-            for d in range(directions)
-        ]
+        products = [(_product(of_input), _product(of_state)) for of_input, of_state in zip(w, r, strict=True)]
+        layers = make_layers(products, bias, peepholes, r.shape[-1], gates, defaults, attrs, x.dtype)
         y, h, c = run_layers(x, layers, step, lengths, h0, c0)
         if batch_first:
             y, h, c = y.transpose(2, 0, 1, 3), h.swapaxes(0, 1), c.swapaxes(0, 1)

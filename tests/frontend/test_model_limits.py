@@ -136,9 +136,9 @@ def test_many_initialisers_take_linear_time() -> None:
     def seconds(count: int) -> float:
         inits = [init(f"w{i}", np.float32(i)) for i in range(count)]
         nodes = [node("Add", "x w0", "y")]
-        start = time.monotonic()
+        start = time.process_time()
         read_model(model(nodes, [info("x")], inits=inits))
-        return time.monotonic() - start
+        return time.process_time() - start
 
     seconds(1000)
     assert seconds(40_000) < 20 * max(seconds(4_000), 0.05)

@@ -325,7 +325,7 @@ def test_ctrl_c_ends_a_long_run(workers: int) -> None:
             s.run(f)
             print("finished")
         except KeyboardInterrupt:
-            print("late" if time.monotonic() - t > 1.5 else "stopped")
+            print("late" if time.monotonic() - t > 5 else "stopped")
         s2, f2 = ready({workers}, 100)
         print(float(s2.run(f2)["y"][0]) == float(Chain(4, 100).expected(f2["x"])[0]))
         """,

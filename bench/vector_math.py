@@ -117,9 +117,8 @@ def main() -> None:
     if unknown := set(given.functions) - set(BODIES):
         sys.exit(f"unknown functions: {', '.join(sorted(unknown))}; known are {', '.join(BODIES)}")
     target = Target.parse(f"cpu:{given.level}" if given.level else "cpu")
-    print(
-        f"{target}; {'function':9} {'values':>12} {'max ulp':>8} {'at':>16} {'rounded':>8} {'wrong':>6} {'ns':>7} {'slowest':>8}"
-    )
+    head = f"{'function':9} {'values':>12} {'max ulp':>8} {'at':>16} {'rounded':>8} {'wrong':>6} {'ns':>7}"
+    print(f"{target}; {head} {'slowest':>8}")
     rows = []
     for name in given.functions or BODIES:
         r = sweep(name, target, given.step)

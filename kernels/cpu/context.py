@@ -9,6 +9,7 @@ from fusec.errors import BugError
 from fusec.ir.dim import Extent, ceildiv, product, symbol, symbols_of
 from fusec.ir.types import DType
 from fusec.kernels.cpu.builder import Builder, Value
+from fusec.kernels.cpu.joined import lent_by_outputs
 from fusec.kernels.cpu.vector import Arithmetic, memory_type
 from fusec.kernels.kernel import Kernel, Slot
 from fusec.kernels.layout import Layout
@@ -52,6 +53,7 @@ class Context:
         self._storage: dict[str, Storage] = {}
         self._scalars: dict[str, Value] = {}
         self._dump: Value | None = None
+        self._lent = lent_by_outputs(kernel.program) if all(t.template == "nest" for t in kernel.tiling.stages) else {}
         self._slots, self._scratch = builder.params[0], builder.params[3]
 
     # ---- arguments
@@ -125,6 +127,8 @@ class Context:
     def _place(self, operand: Operand) -> Storage:
         if operand.role == "scalar":
             raise BugError(f"the scalar {operand.name!r} has no address")
+        if operand.name in self._lent:
+            return self.storage(self._lent[operand.name])
         if operand.role == "local":
             return self._place_local(operand)
         pointer = self._load(Slot("pointer", operand.name), "ptr")

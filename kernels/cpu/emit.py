@@ -24,6 +24,7 @@ from __future__ import annotations
 from fusec.ir.dim import Extent, ceildiv, symbol
 from fusec.kernels.cpu.builder import Builder, Value
 from fusec.kernels.cpu.context import Context
+from fusec.kernels.cpu.joined import nests
 from fusec.kernels.cpu.kernel_class import class_key
 from fusec.kernels.cpu.nest import emit_nest
 from fusec.kernels.kernel import Kernel, Source
@@ -53,7 +54,7 @@ def _emit_stages(ctx: Context, kernel: Kernel) -> None:
 
         emit_stream(ctx, kernel.tiling.stages[0])
         return
-    for stage, tiling in zip(kernel.program.stages, kernel.tiling.stages, strict=True):
+    for stage, tiling in nests(kernel):
         if tiling.template == "contract":
             from fusec.kernels.cpu.contract import emit_contract
 

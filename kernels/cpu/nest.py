@@ -17,7 +17,10 @@ from fusec.kernels.cpu.builder import Value
 from fusec.kernels.cpu.context import Context
 from fusec.kernels.cpu.expression import Point
 from fusec.kernels.cpu.fold import Accumulator
-from fusec.kernels.cpu.merged import Split, join, split_merged
+from fusec.kernels.cpu.joined import stores_inside
+from fusec.kernels.cpu.merged import split_merged
+from fusec.kernels.cpu.powers import BELOW, bound_powers
+from fusec.kernels.cpu.ranges import Ranges
 from fusec.kernels.cpu.squares import turned_axis
 from fusec.kernels.cpu.windows import LARGEST, Range, windows
 from fusec.kernels.kernel import StageTiling
@@ -47,7 +50,8 @@ class Nest:
         self.lane_folds = self.lane in [a.name for a in stage.folds]
         if self.lane and not self.lane_folds and self.lane not in stage.axis_names:
             raise BugError(f"{ctx.program.name}: a stage has no axis {self.lane!r} to vectorise")
-        self.stage, self.splits, new = split_merged(in_two_passes(stage), ctx.program.axis, self.lane)
+        self.stage, splits, new = split_merged(in_two_passes(stage), ctx.program.axis, self.lane)
+        self.stage = bound_powers(ctx.program, self.stage)
         self.broad = len(stage.stores) >= BROAD
         self.cheap = self._cost() <= CHEAP or self.broad
         self.lanes = ctx.isa.lanes * (1 if self.cheap or tiling.rows > 1 else WIDE) if tiling.lane else 0
@@ -57,20 +61,21 @@ class Nest:
         self.body = one_point(self.stage, self.windows, self._copies())
         self.axes = [a for a in self.stage.axis_names if a != self.lane]
         self.turned = turned_axis(ctx.program, self.stage, self.lane) if tiling.rows > 1 else ""
-        if self.turned in [s.row for s in self.splits]:
+        if self.turned in [s.row for s in splits]:
             self.turned = ""
         if self.turned:
             self.axes.sort(key=lambda a: a == self.turned)  # points are independent: any order of loops will do
         self.at_once = tiling.rows
         self.several = self._several(tiling.rows)
-        self.ranges: dict[str, tuple[Value, Value]] = {}
+        self.stores = stores_inside(self.stage)
+        self.ranges = Ranges(self.point, splits)
         self.inner: list[Expr] = []
         """Lets of the folds at hand that are computed inside their loops."""
 
     def _cost(self) -> int:
         """Operations of one point, roughly."""
         parts = (x for e in self.stage.expressions() for x in walk(e) if isinstance(x, Prim))
-        return sum(20 if x.name in TRANSCENDENTAL else 1 for x in parts)
+        return sum(20 if x.name in TRANSCENDENTAL or x.name == BELOW else 1 for x in parts)
 
     def _copies(self) -> int:
         """How many vectors are computed side by side."""
@@ -93,7 +98,7 @@ class Nest:
             self.point.assume(self.body.inside)
             inside()
             return
-        low, high = self._bounds(axes[0])
+        low, high = self.ranges.of(axes[0])
         if len(axes) == 1 and self.several is not None:
             self._blocks(axes[0], low, high, inside)
             return
@@ -119,23 +124,6 @@ class Nest:
 
             b.either(fits, lambda: run(block), lambda: run(one))
             loop.step = b.select(fits, count, b.i64(1))
-
-    def _bounds(self, axis: str) -> tuple[Value, Value]:
-        """The range of an axis at the place of its loop; what was split is asked first, in the loop of its rows."""
-        if axis not in self.ranges:
-            split = next((s for s in self.splits if axis in (s.row, s.column)), None)
-            self.ranges[axis] = self.ctx.bounds(axis) if split is None else self._split_bounds(split, axis == split.row)
-        return self.ranges[axis]
-
-    def _split_bounds(self, s: Split, rows: bool) -> tuple[Value, Value]:
-        b = self.b
-        low, high = self._bounds(s.axis)
-        columns = b.smax(self.point.extent(s.columns), b.i64(1))
-        if rows:
-            last = b.op("udiv", b.add(high, b.sub(columns, b.i64(1))), columns)
-            return b.op("udiv", low, columns), last
-        start = b.mul(self.point.extent(join(self.splits, s.row)), columns)
-        return b.smax(b.sub(low, start), b.i64(0)), b.smin(b.sub(high, start), columns)
 
     def _lane_loop(self) -> None:
         """Independent lanes: full vectors, then partial ones."""
@@ -181,7 +169,7 @@ class Nest:
     # ---- one point of the stage axes (or one group of lanes)
 
     def _body(self) -> None:
-        waiting: list[Statement] = list(self.body.statements)
+        waiting: list[Statement] = [s for s in self.body.statements if s not in self.stores]
         while waiting:
             group, waiting = self._next_folds(waiting)
             if group:
@@ -285,6 +273,7 @@ class Nest:
     def _step(self, folds: list[Accumulator], states: Sequence[Value], copies: int) -> list[Value]:
         for e in self.inner:  # in their order, so that no expression is evaluated deeper than one let
             self.point.everywhere(e)
+        self.point.run(self.stores)
         out: list[Value] = []
         for f, own in _deal(folds, states, copies):
             out += f.step(own)

@@ -52,36 +52,32 @@ def ulps(got: Array, expected: Array, dtype: DType) -> tuple[Array, Array]:
     return np.where(plain, error, 0.0), wrong
 
 
+THRESHOLDS = (
+    0.0, 0.34657359, 0.41421356, 0.5, 0.625, 0.70710678, 0.92, 1.0, 1.41421356, 2.41421356, 4.0, 6.0, 9.05, 18.1, 36.0,
+    40.0, 44.0, 87.33, 87.3365, 88.72, 89.0, 103.972, 103.98, 708.4, 709.78, 710.0, 745.13, 2.0**20, 2.0**23, 2.0**30,
+    2.0**52, 2.0**-126, 2.0**-149, 2.0**-1022, 3.4028235e38, 1.7976931348623157e308, math.inf,
+)  # fmt: skip
+"""Where some function changes its way, in either dtype, and the ends of the dtypes' ranges."""
+
+
 def samples(dtype: DType) -> Array:
-    """Every exponent, dense where functions change, and the edges."""
+    """Every exponent, dense where functions change, and eight neighbours on either side of every threshold."""
     rng = np.random.default_rng(0)
-    kind = np.uint32 if dtype is DType.F32 else np.uint64
-    spread = rng.integers(0, np.iinfo(kind).max, 40_000, dtype=kind).view(dtype.numpy)
+    kind: Any = np.uint32 if dtype is DType.F32 else np.uint64
+    if dtype is DType.F32:
+        spread = np.arange(0, 1 << 32, 65_521, dtype=np.uint64).astype(kind).view(dtype.numpy)
+    else:
+        spread = rng.integers(0, np.iinfo(kind).max, 40_000, dtype=kind).view(dtype.numpy)
     dense = [np.linspace(-a, a, 20_001) for a in (0.01, 1.0, 12.0, 100.0, 750.0)]
-    edges = [
-        0.0,
-        0.5,
-        0.625,
-        0.92,
-        1.0,
-        4.0,
-        6.0,
-        36.0,
-        40.0,
-        44.0,
-        88.72,
-        103.97,
-        709.78,
-        745.13,
-        2.0**20,
-        2.0**30,
-        math.inf,
-    ]
-    edges += [k * math.pi / 2 for k in (1, 2, 3, 4, 100, 355, 710, 10**5, 10**9)] + [1e22, 1e-20, 1e-30, 1e-38, 1e-44]
-    x = np.concatenate([np.asarray(edges), *dense]).astype(dtype.numpy)
+    edges = [*THRESHOLDS, *(k * math.pi / 2 for k in (1, 2, 3, 4, 100, 355, 710, 10**5, 10**9))]
+    edges += [1e22, 1e-20, 1e-30, 1e-38, 1e-44]
     with np.errstate(all="ignore"):
-        near = [np.nextafter(x[: len(edges)], dtype.numpy.type(s * math.inf)) for s in (1, -1)]
-        return np.concatenate([x, -x, *near, spread, [dtype.numpy.type(np.nan)]])
+        x = np.concatenate([np.asarray(edges), *dense]).astype(dtype.numpy)
+    bits = x[: len(edges)].view(kind)
+    near = [(bits + kind(d)).view(dtype.numpy) for d in range(1, 9)]
+    near += [(bits - kind(d)).view(dtype.numpy) for d in range(1, 9)]
+    near = [n[~np.isnan(n)] for n in near]  # NaN is tried once, 0 and infinity have neighbours on one side
+    return np.concatenate([x, -x, *near, *(-n for n in near), spread, [dtype.numpy.type(np.nan)]])
 
 
 @pytest.mark.parametrize("level", LEVELS)

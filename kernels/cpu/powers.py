@@ -1,0 +1,87 @@
+"""Powers that cannot exceed 1: `exp(x - m)` where m is the maximum of x over the row, as softmax has them.
+
+They need no guard against overflow, and what would be subnormal becomes 0. So they cost a third less, and masked elements
+never crawl through subnormal numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fusec.ir.dim import Extent
+from fusec.ir.expr import Expr, Load, Prim, Ref, replace_refs, rewrite, walk
+from fusec.tile.program import Fold, Let, Stage, Statement, Store, TileProgram
+
+BELOW = "exp_below"
+"""The primitive, known to the emitter only, that stands for `exp` of what is not positive."""
+Place = tuple[str, tuple[Extent | Expr, ...]]
+"""A local and an index into it."""
+MOST = 60
+"""Parts of an exponent that is compared with the maximum's argument."""
+
+
+def bound_powers(program: TileProgram, stage: Stage) -> Stage:
+    """The stage with such powers marked."""
+    if not any(isinstance(x, Prim) and x.name == "exp" for e in stage.expressions() for x in walk(e)):
+        return stage
+    maxima = dict(m for o in program.operands if o.role == "local" and (m := _maximum(program, o.name)) is not None)
+    lets: dict[str, Expr] = {}
+    highest: dict[str, Expr] = {}
+    body: list[Statement] = []
+
+    def leaf(x: Expr) -> Expr | None:
+        if isinstance(x, Prim) and x.name == "exp" and _is_bound(replace_refs(x.args[0], lets), maxima, highest):
+            return Prim(BELOW, x.args, x.dtype)
+        return None
+
+    for s in stage.body:
+        match s:
+            case Let(name, value):
+                s = Let(name, rewrite(value, leaf))
+                lets[name] = replace_refs(value, lets) if _is_short(value, lets) else value
+            case Fold(name, monoid, args):
+                s = Fold(name, monoid, tuple(rewrite(a, leaf) for a in args))
+                if monoid == "max" and _is_short(args[0], lets):
+                    highest[name] = replace_refs(args[0], lets)
+            case Store(operand, index, value):
+                s = Store(operand, index, rewrite(value, leaf))
+        body.append(s)
+    return Stage(stage.axes, stage.folds, tuple(body))
+
+
+def _is_short(e: Expr, lets: Mapping[str, Expr]) -> bool:
+    parts = list(walk(e))
+    return (
+        len(parts) + sum(sum(1 for _ in walk(lets[x.name])) for x in parts if isinstance(x, Ref) and x.name in lets)
+        <= MOST
+    )
+
+
+def _is_bound(e: Expr, maxima: Mapping[Place, Expr], highest: Mapping[str, Expr]) -> bool:
+    """Whether an exponent is some expression less its maximum."""
+    match e:
+        case Prim("sub", (x, Load(operand, index, _, None))):
+            return maxima.get((operand, index)) == x
+        case Prim("sub", (x, Ref(name))):
+            return highest.get(name) == x
+    return False
+
+
+def _maximum(program: TileProgram, local: str) -> tuple[Place, Expr] | None:
+    """What a local is the maximum of, and at which index, if it is stored once and is nothing else."""
+    writers = [(s, x) for s in program.stages for x in s.stores if x.operand == local]
+    if len(writers) != 1:
+        return None
+    stage, store = writers[0]
+    of = _argument(stage.body, store.value) if isinstance(store.value, Ref) else None
+    return None if of is None else ((local, store.index), of)
+
+
+def _argument(body: Sequence[Statement], of: Ref) -> Expr | None:
+    lets: dict[str, Expr] = {}
+    for s in body:
+        if isinstance(s, Let):
+            lets[s.name] = replace_refs(s.value, lets) if _is_short(s.value, lets) else s.value
+        elif isinstance(s, Fold) and s.name == of.name:
+            return replace_refs(s.args[0], lets) if s.monoid == "max" and _is_short(s.args[0], lets) else None
+    return None

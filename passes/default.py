@@ -22,6 +22,7 @@ from fusec.passes.graph.fold_batch_norm import fold_batch_norm
 from fusec.passes.graph.fold_constants import fold_constants
 from fusec.passes.graph.gather_first import gather_first
 from fusec.passes.graph.merge_matmuls import merge_matmuls
+from fusec.passes.graph.roll_lstm import roll_lstm
 from fusec.passes.graph.share_common import share_common
 from fusec.passes.graph.simplify_algebra import simplify_algebra
 from fusec.passes.graph.simplify_views import simplify_views
@@ -48,6 +49,7 @@ GRAPH_PASSES: Pipeline = (
             canonicalise_activations,
             canonicalise_attention,  # late: its operands' views and scales have their final form
             specialise_attention,  # after it, for it looks at nothing else
+            roll_lstm,  # last: its gates are activations by now
         ),
     ),
     FixPoint(

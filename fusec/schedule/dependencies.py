@@ -176,7 +176,7 @@ def _rewritten(t: _Touches, first: IntArray, size: IntArray, low: IntArray, high
 def _fills(t: _Touches, first: IntArray, size: IntArray, low: IntArray, high: IntArray) -> IntArray:
     """Whether the boxes of a unit are disjoint and as large as their hull: then every byte of it is in one of them."""
     volume = np.add.reduceat((t.boxes[..., 1] - t.boxes[..., 0]).prod(1), first)
-    fills = (volume == (high - low).prod(1)) & (size <= MOST_PIECES)
+    fills: IntArray = (volume == (high - low).prod(1)) & (size <= MOST_PIECES)
     chosen = np.flatnonzero(fills & (size > 1))
     unit, k = spread(size[chosen] ** 2)
     unit = chosen[unit]

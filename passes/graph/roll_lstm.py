@@ -151,7 +151,7 @@ class _Rolling:
     def lstm(self, x: Value, r: Value, chain: Chain) -> list[Value]:
         plain = (("sigmoid", 0.0, 0.0), ("tanh", 0.0, 0.0), ("tanh", 0.0, 0.0))
         inputs = (x, r, chain.first, chain.cells[0].before, None, None)
-        attrs = {"activations": plain, "clip": 0.0, "input_forget": False, "part": 0, "reverse": False}
+        attrs: dict[str, Attr] = {"activations": plain, "clip": 0.0, "input_forget": False, "part": 0, "reverse": False}
         origin = tuple(dict.fromkeys(o for c in chain.cells for n in (c.c, c.h) for o in n.origin))
         types = ops.get("lstm").infer([None if v is None else v.type for v in inputs], attrs)
         outs = [Value(self.names.fresh("lstm"), t) for t in types]
@@ -161,7 +161,7 @@ class _Rolling:
     def state(self, y: Value, t: int, h: Node) -> list[Node]:
         """The state of a step under its old name."""
         batch, hidden = h.output.shape
-        attrs = {"starts": (t, 0, 0), "sizes": (1, batch, hidden), "steps": (1, 1, 1)}
+        attrs: dict[str, Attr] = {"starts": (t, 0, 0), "sizes": (1, batch, hidden), "steps": (1, 1, 1)}
         (kind,) = ops.get("slice").infer([y.type], attrs)
         part = Value(self.names.fresh(f"{h.output.name}.step"), kind)
         return [

@@ -217,23 +217,35 @@ def _pointers(point: Point, a: Access, copy: int) -> Value:
 
 
 def _report(point: Point, a: Access, copy: int) -> None:
-    """Write the first index that is out of range to the status block, unless an error is there already."""
-    b, ctx = point.b, point.ctx
+    """Write the first index that is out of range to the status block, unless an error is there already.
+
+    Once in the loop that the index depends on: rows of a table are then copied by loops that do nothing else.
+    """
     for ok, read in a.reported:
-        good, index = point.value(ok, copy), point.value(read, copy)
-        bad = b.op("xor", good, constant(good.type, True))
-        if good.lanes:
-            if point.mask is not None:
-                bad = b.op("and", bad, point.mask)
-            bits = b.bitcast(bad, f"i{good.lanes}")
-            first = b.call(f"llvm.cttz.{mangle(bits.type)}", bits.type, bits, Value("i1", "false"))
-            lane = b.op("and", first, constant(bits.type, good.lanes - 1))  # no bad lane: some lane, unused
-            index = b.extract(index, lane)
-            bad = b.compare("ne", bits, constant(bits.type, 0))
-        free = b.compare("eq", b.load("i64", ctx.status), b.i64(0))
-        block = b.select(b.op("and", bad, free), ctx.status, ctx.dump)
-        b.store(b.i64(1), block)
-        b.store(index, b.gep(block, b.i64(2), "i64"))
+        level, varies = point.fact(ok)
+
+        def write(ok: Expr = ok, read: Expr = read) -> Value:
+            return _report_one(point, point.value(ok, copy), point.value(read, copy))
+
+        point.once(level, ("report", id(ok), copy if varies else 0), write)
+
+
+def _report_one(point: Point, good: Value, index: Value) -> Value:
+    b, ctx = point.b, point.ctx
+    bad = b.op("xor", good, constant(good.type, True))
+    if good.lanes:
+        if point.mask is not None:
+            bad = b.op("and", bad, point.mask)
+        bits = b.bitcast(bad, f"i{good.lanes}")
+        first = b.call(f"llvm.cttz.{mangle(bits.type)}", bits.type, bits, Value("i1", "false"))
+        lane = b.op("and", first, constant(bits.type, good.lanes - 1))  # no bad lane: some lane, unused
+        index = b.extract(index, lane)
+        bad = b.compare("ne", bits, constant(bits.type, 0))
+    free = b.compare("eq", b.load("i64", ctx.status), b.i64(0))
+    block = b.select(b.op("and", bad, free), ctx.status, ctx.dump)
+    b.store(b.i64(1), block)
+    b.store(index, b.gep(block, b.i64(2), "i64"))
+    return bad
 
 
 def store(point: Point, name: str, index: Sequence[Extent | Expr], dtype: DType, value: Value, copy: int) -> None:

@@ -8,7 +8,7 @@ from functools import cached_property
 from math import prod
 from typing import Protocol
 
-from fusec.errors import BugError, ResourceError
+from fusec.errors import BugError, InputError, ResourceError
 from fusec.ir.dim import Extent, evaluate
 from fusec.ir.interval import LARGEST
 from fusec.ir.types import DType, TensorType, Type
@@ -105,7 +105,7 @@ def bind_calls(
     known: dict[tuple[int, tuple[tuple[str, int], ...]], BoundKernel] = {}
     calls = []
     for call in region.calls:
-        params = tuple((n, _number(x, symbols, f"parameter {n} of {call.label}")) for n, x in call.params)
+        params = tuple((n, _number(x, symbols, f"parameter {n} of {_named(call)}")) for n, x in call.params)
         choice, kernel = _choose(call, kernels, dict(params))
         bound = known.get((id(kernel), params))
         if bound is None:
@@ -114,6 +114,11 @@ def bind_calls(
         buffers = {o: root(value) for o, value in call.operands if roles[o] not in ("scalar", "local")}
         calls.append(BoundCall(call, choice, bound, buffers))
     return BoundRegion(tuple(calls), _buffers(region, calls, symbols, values, root))
+
+
+def _named(call: Call) -> str:
+    """A call for people, with the model's nodes that it stands for."""
+    return f"{call.label} ({', '.join(map(repr, call.origin[:3]))})" if call.origin else call.label
 
 
 def _choose(call: Call, kernels: Mapping[str, tuple[Kernel, ...]], params: dict[str, int]) -> tuple[int, Kernel]:
@@ -173,6 +178,11 @@ def _number(x: Extent, symbols: Mapping[str, int], what: str) -> int:
         raise BugError(f"{what} is {x}, a division by zero with {dict(symbols)}") from e
     if value >= LARGEST:
         raise ResourceError(f"{what} would be {value}")
+    if value < 0 and symbols:
+        raise InputError(
+            f"{what} would be {value}: {x} with {dict(symbols)}",
+            hint="an input is smaller than what the model cuts off, or than a window reaches",
+        )
     if value < 0:
         raise BugError(f"{what} is {value}", hint=f"{x} with {dict(symbols)}" if symbols else None)
     return value

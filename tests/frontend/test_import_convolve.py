@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from onnx_models import fails, node
 from onnx_rival import one_node, same_as_onnxruntime
 
-from fusec.errors import ModelError
+import fusec
+from fusec.errors import InputError, ModelError
 from fusec.frontend.read import read_model
 
 pytest.importorskip("onnxruntime")
@@ -163,3 +164,13 @@ def test_kernels_larger_than_the_input(shape: tuple[int, ...]) -> None:
 def test_no_images_are_no_error() -> None:
     n = node("Conv", "x w", "y", pads=[1, 1, 1, 1])
     same_as_onnxruntime(one_node(n, {"x": f32(0, 4, 6, 6)}, {"w": f32(4, 4, 3, 3)}), {"x": f32(0, 4, 6, 6)})
+
+
+def test_inputs_smaller_than_a_window_are_refused_at_run_time() -> None:
+    n = node("Conv", "x w", "y", name="the_node")
+    m = one_node(n, {"x": f32(1, 4, 6, 6)}, {"w": f32(4, 4, 3, 3)}, symbolic=True)
+    m.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 4
+    session = fusec.compile(m, threads=1)
+    assert session.run({"x": f32(1, 4, 3, 4)})["y"].shape == (1, 4, 1, 2)
+    with pytest.raises(InputError, match="the_node"):
+        session.run({"x": f32(1, 4, 1, 4)})

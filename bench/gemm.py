@@ -231,7 +231,7 @@ def sweep(target: Target, rounds: int) -> None:
         contenders = contenders_of(shape, target, 1, [])
         times = measure({o: contenders[o] for o in ("fusec", "onnxruntime")}, rounds, 2.0 * m * k * n + 2e5)
         found.append((ratios(times["onnxruntime"], times["fusec"]), shape))
-    found.sort()
+    found.sort(key=lambda f: f[0][1])
     middle = [r[1] for r, _ in found]
     print(f"{len(found)} shapes: ratio to onnxruntime {middle[0]:.2f} at worst, median {middle[len(middle) // 2]:.2f}")
     for ratio, (m, k, n) in found[:10]:

@@ -8,7 +8,7 @@ reads them (see contract_epilogue.py for where results go).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -31,6 +31,8 @@ CHUNK_ROWS = 96
 """Rows that share a panel before the next one is read: their part of A should stay in the second level cache."""
 GROUP_COLUMNS = 64
 """Columns that an epilogue works on at once: long enough rows for it, few enough for the results to stay near."""
+LONG = 64
+"""Products from which on a register tile takes long enough to fetch what comes next."""
 DEEP_GROUPS = 4
 """Groups that are worked on at once where the sum is cut into blocks: they share what is copied of A."""
 
@@ -148,17 +150,26 @@ class _Contract:
     def _block(self, rows: Rows, span: tuple[Value, Value], group: _Group, at: Value | None) -> None:
         """One block of the sum, from its product number `at` on (None: all of it), for a group of columns."""
         b, (_, high) = self.b, self.ctx.bounds(self.form.n)
+        steps = [b.mul(b.i64(r), rows.row) for r in range(1, self.shape.rows)] if rows.taps is None else []
+
+        def tile(m: Value, n: Value, panels: Sequence[Value]) -> None:
+            column = b.sub(n, group.start)
+            places = partial(self.epilogue.places, b.sub(m, span[0]), column)
+            ahead = self._ahead(rows, panels[-1], span, (m, column))
+            totals = self._tile(rows, steps, panels, m, span, self._sums(places, at), ahead)
+            self._put(totals, places, (m, span[1]), n, group.whole)
+
+        def panels_at(n: Value) -> list[Value]:
+            panels = self.right.panels(n, high)
+            if at is None:
+                return panels
+            skip = b.mul(b.mul(at, rows.products), b.i64(self.shape.width))
+            return [b.gep(p, skip, self.shape.element) for p in panels]
+
         with b.loop(group.start, group.end, self.span, hint="panel") as panel:
-            panels = self.right.panels(panel.index, high)
-            if at is not None:
-                skip = b.mul(b.mul(at, rows.products), b.i64(self.shape.width))
-                panels = [b.gep(p, skip, self.shape.element) for p in panels]
-            with b.loop(*span, self.shape.rows, hint="rows") as loop:
-                first = b.mul(b.sub(loop.index, span[0]), self.group)
-                places = self.epilogue.places(b.add(first, b.sub(panel.index, group.start)))
-                ahead = self._ahead(rows, panels[-1], span, (loop.index, b.sub(panel.index, group.start)))
-                totals = self._tile(rows, panels, loop.index, span, self._sums(places, at), ahead)
-                self._put(totals, places, (loop.index, span[1]), panel.index, group.whole)
+            panels = panels_at(panel.index)
+            with b.loop(*span, self.shape.rows, hint="rows") as row:
+                tile(row.index, panel.index, panels)
 
     def _ahead(self, rows: Rows, panel: Value, span: tuple[Value, Value], at: tuple[Value, Value]) -> list[Value]:
         """What to fetch during the register tile at row `at[0]` of the panel at column `at[1]` of the group: a share of the
@@ -166,26 +177,32 @@ class _Contract:
 
         A tile fetches a line for every `unroll` of them, so as many neighbouring tiles share a stretch of memory.
         """
-        b, shape, out = self.b, self.shape, list[Value]()
-        line, tile = b.i64(64 // shape.itemsize), b.op("udiv", b.sub(at[0], span[0]), b.i64(shape.rows))
-        if self.right.is_stored:
+        b, shape = self.b, self.shape
+        line = b.i64(64 // shape.itemsize)
+        has_rows = rows.taps is None and rows.row.text == self.ctx.slot(self.form.depth).text and rows.step.text == "1"
+        if not self.right.is_stored:
+            return []
+
+        def places() -> list[Value]:
+            tile = b.op("udiv", b.sub(at[0], span[0]), b.i64(shape.rows))
             following = b.gep(panel, b.mul(self.ctx.slot(self.form.depth), b.i64(shape.width)), shape.element)
-            phase = b.smin(tile, b.i64(shape.unroll - 1))
-            out.append(b.gep(following, b.mul(phase, line), shape.element))
-        if rows.taps is None and rows.row.text == self.ctx.slot(self.form.depth).text and rows.step.text == "1":
-            per_panel = self.chunk // shape.rows
-            number = b.add(b.mul(b.op("udiv", at[1], b.i64(self.span)), b.i64(per_panel)), tile)
-            # a tile's stretch holds `unroll * width` rows, or what there is of them
-            stretch = b.op("udiv", number, b.i64(shape.unroll))
-            following = b.gep(rows.pointer, b.mul(span[1], rows.row), shape.element)
-            place = b.add(b.mul(stretch, b.mul(rows.depth, b.i64(shape.width))), b.mul(b.op("urem", number, b.i64(shape.unroll)), line))
-            last = b.mul(b.sub(span[1], span[0]), rows.row)
-            out.append(b.gep(following, b.smin(place, last), shape.element))
-        return out
+            out = [b.gep(following, b.mul(b.smin(tile, b.i64(shape.unroll - 1)), line), shape.element)]
+            if has_rows:
+                number = b.add(b.mul(b.op("udiv", at[1], b.i64(self.span)), b.i64(self.chunk // shape.rows)), tile)
+                # a tile's stretch holds as many rows as a panel columns, or what there is of them
+                stretch = b.mul(b.op("udiv", number, b.i64(shape.unroll)), b.mul(rows.depth, b.i64(shape.width)))
+                place = b.add(stretch, b.mul(b.op("urem", number, b.i64(shape.unroll)), line))
+                last = b.mul(b.sub(span[1], span[0]), rows.row)
+                following = b.gep(rows.pointer, b.mul(span[1], rows.row), shape.element)
+                out.append(b.gep(following, b.smin(place, last), shape.element))
+            return out
+
+        return b.when(b.compare("sge", rows.depth, b.i64(LONG)), places, [panel] * (1 + has_rows))
 
     def _tile(
         self,
         rows: Rows,
+        steps: Sequence[Value],
         panels: Sequence[Value],
         m: Value,
         span: tuple[Value, Value],
@@ -196,22 +213,22 @@ class _Contract:
         if rows.taps is not None:
             table = b.gep(rows.pointer, b.sub(m, span[0]), "i64")
             return emit_taps(b, shape, table, rows.row, rows.taps, rows.step, panels, rows.depth, start, ahead)
-        pointers = self._pointers(rows, m, b.sub(span[1], b.i64(1)))
+        pointers = self._pointers(rows, steps, m, span[1])
         return emit_tile(b, shape, pointers, rows.step, panels, b.i64(shape.width), rows.depth, start, ahead)
 
-    def _sums(self, places: Sequence[Value], at: Value | None) -> list[Value]:
+    def _sums(self, places: Callable[[], Sequence[Value]], at: Value | None) -> list[Value]:
         """What a register tile starts from: zeros, or the sums of the blocks before."""
         b, shape = self.b, self.shape
-        zeros = [shape.zero] * len(places)
+        zeros = [shape.zero] * (shape.rows * shape.columns)
         if at is None:
             return zeros
         load = partial(b.load, shape.type, align=shape.alignment)
-        return b.when(b.compare("sgt", at, b.i64(0)), lambda: [load(p) for p in places], zeros)
+        return b.when(b.compare("sgt", at, b.i64(0)), lambda: [load(p) for p in places()], zeros)
 
     def _put(
         self,
         totals: Sequence[Value],
-        places: Sequence[Value],
+        places: Callable[[], Sequence[Value]],
         rows: tuple[Value, Value],
         n: Value,
         whole: Value | None,
@@ -220,7 +237,7 @@ class _Contract:
         b = self.b
 
         def store() -> None:
-            for place, total in zip(places, totals, strict=True):
+            for place, total in zip(places(), totals, strict=True):
                 b.store(total, place, self.shape.alignment)
 
         if whole is None:
@@ -228,11 +245,16 @@ class _Contract:
             return
         b.either(whole, lambda: self.epilogue.from_registers(totals, *rows, n), store)
 
-    def _pointers(self, rows: Rows, m: Value, last: Value) -> list[Value]:
-        """The rows of a register tile from m on; those past the last one repeat it."""
-        b, out = self.b, []
-        for r in range(self.shape.rows):
-            at = b.add(m, b.i64(r))
-            at = b.smin(at, last) if r else at
-            out.append(b.gep(rows.pointer, b.mul(at, rows.row), self.shape.element))
-        return out
+    def _pointers(self, rows: Rows, steps: Sequence[Value], m: Value, end: Value) -> list[Value]:
+        """The rows of a register tile from m on, `steps` behind the first; those past the last one repeat it."""
+        b, shape = self.b, self.shape
+        first = b.gep(rows.pointer, b.mul(m, rows.row), shape.element)
+        if shape.rows == 1:
+            return [first]
+        last = b.sub(b.sub(end, b.i64(1)), m)
+
+        def clamped() -> list[Value]:
+            return [b.mul(b.smin(b.i64(r), last), rows.row) for r in range(1, shape.rows)]
+
+        offsets = b.when(b.compare("slt", last, b.i64(shape.rows - 1)), clamped, steps)
+        return [first, *(b.gep(first, x, shape.element) for x in offsets)]

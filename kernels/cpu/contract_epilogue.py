@@ -76,9 +76,10 @@ class Epilogue:
 
     # ---- from memory
 
-    def places(self, first: Value) -> list[Value]:
-        """Where a register tile's sums lie that begins at an offset into the tile of results."""
+    def places(self, row: Value, column: Value) -> list[Value]:
+        """Where the sums of a register tile lie that begins at a row and a column of the tile of results."""
         b, shape, out = self.s.b, self.s.shape, list[Value]()
+        first = b.add(b.mul(row, self.row), column)
         for r in range(shape.rows):
             line = b.gep(self.results, b.add(first, b.mul(b.i64(r), self.row)), shape.element)
             out += [b.gep(line, b.i64(c * shape.lanes), shape.element) for c in range(shape.columns)]

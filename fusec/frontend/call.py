@@ -15,7 +15,7 @@ from fusec.frontend.attributes import attribute_values
 from fusec.frontend.builder import Bound, Builder, NotNative
 from fusec.frontend.known import Known, is_equal
 from fusec.frontend.messages import clean, show_types
-from fusec.ir.dim import Extent, product
+from fusec.ir.dim import Dim, Extent, product, symbols_of
 from fusec.ir.graph import Attr, Value
 from fusec.ir.types import DType, TensorType, Type
 
@@ -143,9 +143,20 @@ class Call:
         return self.builder.emit(op, inputs, self.origin, **attrs)
 
     def elementwise(self, op: str, *inputs: Value | None, **attrs: Attr) -> Value:
-        """A native elementwise node over operands whose shapes provably broadcast."""
+        """A native elementwise node over operands whose shapes broadcast, or will do so in every run that is not refused."""
+        inputs = fitted(self, inputs)
         check_broadcast(self, [v.shape for v in inputs if v is not None])
         return self.emit(op, *inputs, **attrs)
+
+    def sized(self, x: Value, axis: int, size: Extent) -> Value:
+        """`x`, whose axis has `size` elements in every run: one where it has not is refused when its sizes are known.
+
+        The elements are read from the difference of the two sizes on. That is nothing but a place outside unless it is 0.
+        """
+        n = x.shape[axis]
+        starts = tuple(size - n if i == axis else 0 for i in range(len(x.shape)))
+        sizes = tuple(size if i == axis else d for i, d in enumerate(x.shape))
+        return self.emit("slice", x, starts=starts, sizes=sizes, steps=(1,) * len(sizes))
 
     def matmul(self, a: Value, b: Value) -> Value:
         """A matrix product whose sizes provably fit."""
@@ -154,14 +165,16 @@ class Call:
         return self.emit("matmul", a, b)
 
     def concat(self, parts: Sequence[Value], axis: int) -> Value:
-        """Parts joined along an axis, their other sizes provably equal."""
+        """Parts joined along an axis, their other sizes equal."""
         if len(parts) == 1:
             return parts[0]
-        for part in parts[1:]:
-            for i, (a, b) in enumerate(zip(part.shape, parts[0].shape)):
-                if i != axis:
-                    check_equal(a, b)
-        return self.emit("concat", *parts, axis=axis)
+        alike = list(parts)
+        for i in range(len(parts[0].shape)):
+            if i == axis or any(len(p.shape) != len(parts[0].shape) for p in parts):
+                continue
+            size = next((p.shape[i] for p in alike if isinstance(p.shape[i], int)), alike[0].shape[i])
+            alike = [self.sized(p, i, size) if is_equal(p.shape[i], size) is None else p for p in alike]
+        return self.emit("concat", *alike, axis=axis)
 
     def scalar(self, value: float, dtype: DType) -> Value:
         """A rank 0 constant."""
@@ -227,6 +240,36 @@ def broadcast(call: Call, shapes: Sequence[Sequence[Extent]]) -> tuple[Extent, .
                     raise call.error(f"shapes {listed} do not broadcast")
                 raise NotNative(f"whether {out[i]} and {d} are the same size is known only at run time")
     return tuple(out)
+
+
+READ_ANYWHERE = frozenset(["gather", "slice", "transpose", "pad", "concat", "expand"])
+"""Ops whose results are read at any place as easily as at their own."""
+
+
+def fitted(call: Call, values: Sequence[Value | None]) -> tuple[Value | None, ...]:
+    """Operands with sizes that are written differently but made of the same symbols seen in the sizes of one of them.
+
+    Such sizes come from ways of one image through a network, as in `2 * floordiv(H, 2)` and `H`: no model means one of
+    them to be 1 and broadcast. Sizes of different symbols may be meant so, and stay as they are.
+    """
+
+    def is_fixed(v: Value) -> bool:
+        maker = call.builder.makers.get(v.name)
+        return maker is None or maker.op not in READ_ANYWHERE
+
+    present = [v for v in values if v is not None]
+    out = {v.name: v for v in present}
+    for back in range(1, max((len(v.shape) for v in present), default=0) + 1):
+        named = [v for v in present if len(v.shape) >= back and isinstance(v.shape[-back], Dim)]
+        if len({v.shape[-back] for v in named}) < 2:
+            continue
+        chosen = next((v for v in named if is_fixed(v)), named[0])
+        size = chosen.shape[-back]
+        for v in named:
+            n = v.shape[-back]
+            if is_equal(n, size) is None and symbols_of(n) == symbols_of(size):
+                out[v.name] = call.sized(out[v.name], len(v.shape) - back, size)
+    return tuple(None if v is None else out[v.name] for v in values)
 
 
 def check_equal(a: Extent, b: Extent) -> None:

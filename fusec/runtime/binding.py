@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fusec.errors import BugError, ExecutionError, ResourceError
+from fusec.errors import BugError, ExecutionError, InputError, ResourceError
 from fusec.ir.dim import evaluate
 from fusec.kernels.cpu.driver import ABORTED, DONE, FAILED, UNFINISHED
 from fusec.kernels.kernel import BoundKernel, Kernel
@@ -51,12 +51,23 @@ class Planner:
     """Called with every new binding, for those who want to see what was planned."""
 
     def bind(self, step: RegionStep, symbols: Mapping[str, int], what: str) -> RegionBinding:
-        """Plan a region. ResourceError, before anything is planned or allocated, where it would pass the memory limit."""
+        """Plan a region. ResourceError, before anything is planned or allocated, where it would pass the memory limit.
+
+        InputError where a kernel would leave its operands with these sizes.
+        """
         plan = self.plan
         region = bind_calls(step, plan.kernels, symbols, plan.values, plan.root)
         _check_buffers(region)
         self.limits.check_bytes(_least_bytes(region), what)
-        check_region(region)
+        try:
+            check_region(region)
+        except BugError as e:  # the importer takes sizes for equal where models cannot mean anything else
+            if plan.from_file or not symbols:
+                raise
+            hint = (
+                f"sizes that the model needs to be equal are not, or a part is cut out of too little: {dict(symbols)}"
+            )
+            raise InputError(e.message, hint=hint, node=e.node) from e
         schedules = self._schedules(region)
         inputs = tuple(dict.fromkeys(plan.root(v) for v in step.inputs))
         outputs = tuple(n for n, b in region.buffers.items() if b.role == "output")

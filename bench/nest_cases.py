@@ -76,7 +76,7 @@ def depthwise(h: int, c: int, stride: int, k: int = 3) -> Case:
     one = np.ones((c, 1, 1, 1), np.float32)
     kernel = np.ascontiguousarray(w.reshape(k, k, c).transpose(2, 0, 1)[:, None])
     attributes = {"group": c, "kernel_shape": [k, k], "pads": [p] * 4, "strides": [stride] * 2}
-    nodes = (
+    nodes: Any = (
         ("Conv", ["x", "one"], ["a"], {"group": c, "kernel_shape": [1, 1]}),
         ("Conv", ["a", "w", "b"], ["t"], attributes),
         ("Clip", ["t", "low", "high"], ["y"], {}),
@@ -107,7 +107,7 @@ def pool(kind: str, h: int, c: int, k: int, stride: int, pad: int) -> Case:
     attributes: dict[str, Any] = {"kernel_shape": [k, k], "strides": [stride] * 2, "pads": [pad] * 4}
     if kind == "AveragePool":
         attributes["count_include_pad"] = 1
-    nodes = (
+    nodes: Any = (
         ("Conv", ["x", "one"], ["a"], {"group": c, "kernel_shape": [1, 1]}),
         (kind, ["a"], ["y"], attributes),
     )
@@ -131,7 +131,7 @@ stage n, c
 def global_average(h: int, c: int) -> Case:
     """The mean over all pixels."""
     x = floats(1, h, h, c)
-    nodes = (
+    nodes: Any = (
         ("Conv", ["x", "one"], ["a"], {"group": c, "kernel_shape": [1, 1]}),
         ("GlobalAveragePool", ["a"], ["y"], {}),
     )

@@ -18,6 +18,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import argparse
 import ctypes
+import importlib
 import json
 import sys
 import tempfile
@@ -89,7 +90,7 @@ class OnnxRuntime:
     """A session with its profiler on; the time of a run is that of the last computing node."""
 
     def __init__(self, rival: Rival) -> None:
-        import onnxruntime as ort
+        ort: Any = importlib.import_module("onnxruntime")
         from onnx import TensorProto, helper, numpy_helper
 
         value = helper.make_tensor_value_info
@@ -110,7 +111,7 @@ class OnnxRuntime:
         options.log_severity_level = 3
         self.folder = tempfile.TemporaryDirectory()
         options.profile_file_prefix = str(Path(self.folder.name) / "profile")
-        self.session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        self.session: Any = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         self.feeds = rival.feeds
         self.measured = [op for op, *_ in rival.nodes[1 if len(rival.nodes) > 1 else 0 :]]
 

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.nests import aligned, kernel_call
+from bench.gemm import aligned
+from bench.nests import kernel_call
 from fusec.kernels.kernel import Kernel, StageTiling, Tiling
 from fusec.target import Target
 from fusec.tile.text import parse_program

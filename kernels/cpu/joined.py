@@ -35,10 +35,11 @@ def _joined(program: TileProgram, first: Nest, second: Nest) -> Nest | None:
     if b.folds[0] != axis or tiling.lane != axis.name or a.axes[-1] != axis or b.axes != a.axes[:-1]:
         return None
     stored: dict[tuple[str, tuple[Extent | Expr, ...]], Expr] = {}
-    for s in a.stores:
-        if program.operand[s.operand].role != "local" or program.operand[s.operand].dtype is not s.value.dtype:
+    for store in a.stores:
+        operand = program.operand[store.operand]
+        if operand.role != "local" or operand.dtype is not store.value.dtype:
             return None
-        stored[s.operand, s.index] = s.value
+        stored[store.operand, store.index] = store.value
     written = {operand for operand, _ in stored}
     if len(stored) != len(written):
         return None

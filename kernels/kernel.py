@@ -229,13 +229,36 @@ class BoundKernel:
 
     @cached_property
     def bytes(self) -> float:
-        """Bytes that one average tile reads and writes, each element counted once."""
+        """Bytes that one average tile reads and writes, each element counted once; of gathered operands what is gathered."""
         total = 0.0
         for boxes in (self.reads, self.writes):
             for name, box in boxes.items():
-                size = self.kernel.program.operand[name].dtype.itemsize
-                total += float((box[:, :, 1] - box[:, :, 0]).prod(1).sum()) * size
+                touched = float((box[:, :, 1] - box[:, :, 0]).prod(1).sum())
+                touched = min(touched, self._gathered.get(name, touched))
+                total += touched * self.kernel.program.operand[name].dtype.itemsize
         return total / max(1, self.tiles)
+
+    @cached_property
+    def footprint(self) -> dict[str, float]:
+        """Operand -> bytes of it that all tiles together touch, each element counted once."""
+        out: dict[str, float] = {}
+        for boxes in (self.reads, self.writes):
+            for name, box in boxes.items():
+                touched = float((box[..., 1].max(0) - box[..., 0].min(0)).prod()) if len(box) else 0.0
+                touched = min(touched, self._gathered.get(name, touched))
+                size = touched * self.kernel.program.operand[name].dtype.itemsize
+                out[name] = max(out.get(name, 0.0), size)
+        return out
+
+    @cached_property
+    def _gathered(self) -> dict[str, float]:
+        """Operand that is read through an index from memory -> how many elements all tiles ask for."""
+        out: dict[str, float] = {}
+        for stage in self.kernel.program.stages:
+            for load in stage.loads():
+                if not all(isinstance(i, int | Dim) for i in load.index):
+                    out[load.operand] = out.get(load.operand, 0.0) + _points(self, stage, True)
+        return out
 
     def _boxes(self, accesses: tuple[Access, ...]) -> dict[str, IntArray]:
         out: dict[str, IntArray] = {}

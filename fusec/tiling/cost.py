@@ -8,15 +8,15 @@ from fusec.kernels.kernel import BoundKernel
 from fusec.target import Target
 from fusec.tile.program import Fold, Stage
 
-PRODUCT_RATE = {"generic": 12e3, "avx2": 55e3, "avx512": 95e3, "neon": 25e3}
+PRODUCT_RATE = {"generic": 25e3, "avx2": 80e3, "avx512": 130e3, "neon": 25e3}
 """Flops per microsecond of matrix products on register tiles, one core."""
-NEST_RATE = {"generic": 1.5e3, "avx2": 4e3, "avx512": 7e3, "neon": 2e3}
+NEST_RATE = {"generic": 5e3, "avx2": 25e3, "avx512": 40e3, "neon": 5e3}
 """Operations per microsecond of vectorised loop nests. Levels of other back ends count as the slowest."""
-BYTES_RATE = 15e3
+BYTES_RATE = 20e3
 """Bytes per microsecond from beyond the second level cache."""
 KEPT_RATE = 55e3
 """Bytes per microsecond of weights that a kernel with steps reads again in each of them."""
-TRANSCENDENTAL_OPERATIONS = 8.0
+TRANSCENDENTAL_OPERATIONS = 16.0
 TILE_OVERHEAD = 0.05
 """Microseconds to enter a tile."""
 
@@ -38,8 +38,10 @@ def tile_microseconds(bound: BoundKernel, target: Target) -> float:
             folded = 0.0
         operations = points * _operations(stage, inside=False) + folded * _operations(stage, inside=True)
         busy += operations / NEST_RATE.get(target.level, NEST_RATE["generic"])
-    has_steps = any(a.sequential for a in bound.kernel.program.axes)
-    return TILE_OVERHEAD + max(busy / bound.tiles, bound.bytes / (KEPT_RATE if has_steps else BYTES_RATE))
+    if any(a.sequential for a in bound.kernel.program.axes):
+        return TILE_OVERHEAD + max(busy / bound.tiles, bound.bytes / KEPT_RATE)
+    moved = sum(bound.footprint.values()) / bound.tiles  # what one tile reads again of another's is in a cache
+    return TILE_OVERHEAD + max(busy / bound.tiles, moved / BYTES_RATE)
 
 
 def _operations(stage: Stage, inside: bool) -> float:

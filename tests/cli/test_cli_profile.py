@@ -18,7 +18,7 @@ from fusec.errors import UsageError
 from fusec.ir.build import GraphBuilder
 from fusec.measure.profile import profile
 from fusec.measure.table import BY, busy_seconds, chrome_trace, rows
-from fusec.measure.work import operand_bytes, work_of
+from fusec.measure.work import work_of
 
 
 def invoke(*arguments: str) -> Result:
@@ -119,4 +119,4 @@ def test_of_a_gathered_table_only_the_rows_count() -> None:
     feeds = {"i": np.array([1, 2, 999])}
     session.run(feeds)
     (call,) = session.binding_of(feeds).region.calls
-    assert sorted(operand_bytes(call.kernel).values()) == [3 * 8, 3 * 16 * 4, 3 * 16 * 4]
+    assert sorted(call.kernel.footprint.values()) == [3 * 8, 3 * 16 * 4, 3 * 16 * 4]

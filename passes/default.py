@@ -26,6 +26,7 @@ from fusec.passes.graph.roll_lstm import roll_lstm
 from fusec.passes.graph.share_common import share_common
 from fusec.passes.graph.simplify_algebra import simplify_algebra
 from fusec.passes.graph.simplify_views import simplify_views
+from fusec.passes.graph.sink_reshapes import sink_reshapes
 from fusec.passes.graph.specialise_attention import specialise_attention
 from fusec.rewrite.fused import FusedGraph
 from fusec.rewrite.fusion import Accepts, FusionPass, fuse
@@ -62,6 +63,7 @@ GRAPH_PASSES: Pipeline = (
             simplify_views,
             share_common,
             fold_batch_norm,  # no transpose is between a convolution and its norm any more
+            sink_reshapes,  # here, for the patterns above know only the model's own places of reshapes
         ),
     ),
     FixPoint(

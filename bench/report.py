@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.records import NOTES, TITLES, table_of
 from bench.store import FOLDER
 from fusec.measure.rounds import geometric_mean
 
@@ -44,21 +45,39 @@ def render(folder: Path = FOLDER) -> str:
     files = {p.name: json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))}
     for name in [*(n for n in known if n in files), *(n for n in files if n not in known)]:
         document = files[name]
+        if name not in known:
+            document = _document(name.removesuffix(".json"), document)
         body = known[name](document) if name in known else _plain(document)
         parts.append("\n".join([f"## {document['title']}", "", _where(document), "", *body]).rstrip() + "\n")
     return "\n".join(parts)
 
 
+def _document(name: str, found: Any) -> dict[str, Any]:
+    """A table of text of what a benchmark of single kernels wrote: records under `rows`, or nothing but records."""
+    document: dict[str, Any] = {"rows": found} if isinstance(found, list) else dict(found)
+    document.setdefault("title", TITLES.get(name, name))
+    document.setdefault("command", f"python -m bench.{name} --save bench/results/{name}.json")
+    if "columns" not in document:
+        columns, rows, means = table_of(document["rows"])
+        document |= {"columns": columns, "rows": rows, "note": NOTES.get(name, "")}
+        if means:
+            document["after"] = "Geometric means: " + "; ".join(means) + "."
+    return document
+
+
 def _where(document: dict[str, Any]) -> str:
     """The command, the machine, the versions, the date and the state of the code."""
+    if "machine" not in document:
+        return f"`{document['command']}`" + (f"; `{document['target']}`." if "target" in document else ".")
     m, cases = document["machine"], document.get("cases", {}).values()
     versions = ", ".join(f"{n} {v}" for n, v in sorted(m["versions"].items()))
     dates = sorted({c["date"] for c in cases} | ({document["date"]} if "date" in document else set()))
     commits = list(dict.fromkeys([c["commit"] for c in cases] + ([document["commit"]] if "commit" in document else [])))
-    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    told = f"at {commits[0]}" if len(commits) == 1 else f"at {len(commits)} states from {commits[0]} to {commits[-1]}"
+    when = f"; {dates[0]}" if len(dates) == 1 else f"; {dates[0]} to {dates[-1]}" if dates else ""
+    told = f", at {commits[0]}" if len(commits) == 1 else ""
+    told = f", at {len(commits)} states from {commits[0]} to {commits[-1]}" if len(commits) > 1 else told
     place = f"{m['cpu']}, {m['cores']} cores, `{m['target']}`, load {m['load']} at the start"
-    return f"`{document['command']}`; {place}; {versions}; {when}, {told}."
+    return f"`{document['command']}`; {place}; {versions}{when}{told}."
 
 
 def _models(document: dict[str, Any]) -> Iterable[str]:
@@ -189,6 +208,8 @@ def _plain(document: dict[str, Any]) -> Iterable[str]:
         yield ""
     align = "l" + "r" * (len(document["columns"]) - 1)
     yield from _table(document["columns"], document["rows"], align)
+    if document.get("after"):
+        yield document["after"]
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], align: str) -> Iterable[str]:

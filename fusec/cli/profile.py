@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from fusec.measure.roofs import Roofs
     from fusec.measure.table import Row
 
+NAME = 60
+"""Characters of a node's name that the table shows; `--json` has all."""
+
 
 @click.command()
 @click.option(
@@ -101,7 +104,9 @@ def _cells(r: Row) -> list[object]:
     def number(x: float | None) -> str:
         return "-" if x is None else f"{x:.3g}" if x < 100 else f"{x:.0f}"
 
-    nodes = printable(r.nodes[0]) + (f" and {len(r.nodes) - 1} more" if len(r.nodes) > 1 else "") if r.nodes else "-"
+    first = printable(r.nodes[0]) if r.nodes else "-"
+    first = first if len(first) <= NAME else f"{first[:NAME]}.."
+    nodes = first + (f" and {len(r.nodes) - 1} more" if len(r.nodes) > 1 else "")
     roof = "-" if r.roof is None else f"{100 * r.roof:.0f} %"
     share = f"{100 * r.share:.1f} %"
     took = format_seconds(r.seconds)

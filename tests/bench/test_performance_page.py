@@ -75,6 +75,25 @@ def test_tables_of_text(tmp_path: Path) -> None:
     )
 
 
+def test_records_of_the_kernel_benchmarks(tmp_path: Path) -> None:
+    """The forms that gemm, conv, chains, attention, nests and vector_math write."""
+    lists = {
+        "shape": [3, 4, 5],
+        "seconds": 0.5,
+        "ratios": {"peak": [0.8, 0.9, 0.95, 1.0], "onnxruntime": [0.5, 0.7, 0.9, 0.8]},
+    }
+    store.write(tmp_path / "gemm.json", {"machine": store.where(), "target": "cpu:avx2", "rows": [lists]})
+    store.write(tmp_path / "chains.json", {"machine": store.where(), "rows": [{"chain": "a", "vs_apart": ratio(1.5)}]})
+    (tmp_path / "vector_math.json").write_text(json.dumps([{"name": "exp", "max_ulp": 0.75}]))
+    page = report.render(tmp_path)
+    assert (
+        "## Matrix products" in page
+        and "| 3 x 4 x 5 | 0.5 | 0.90x [0.80, 0.95] | 0.70x [0.50, 0.90] **slower** |" in page
+    )
+    assert "| a | 1.50x [1.47, 1.53] |" in page and "Geometric means: apart 1.50x over 1." in page
+    assert "| exp | 0.75 |" in page
+
+
 def test_a_case_is_measured(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     told = performance.measure_case("tiny", [1], 0.05)

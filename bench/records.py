@@ -1,0 +1,73 @@
+"""Tables of the single-kernel benchmarks: their result files hold a record per row, whose numbers and ratios are told here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fusec.measure.rounds import geometric_mean
+
+TITLES = {
+    "gemm": "Matrix products",
+    "conv": "Convolutions",
+    "chains": "Chains of matrix products",
+    "attention": "Attention",
+    "nests": "Loop nests",
+    "speed": "What fusion buys",
+    "vector_math": "Vector functions",
+}
+NOTES = {
+    "gemm": "`peak` is the time that the measured multiply-add peak would take over the time taken.",
+    "conv": "`peak` is the time that the measured multiply-add peak would take over the time taken.",
+    "nests": "`copy` is a copy of the same bytes with numpy.",
+}
+NOT_RIVALS = ("peak", "copy", "again")
+Cells = list[list[str]]
+
+
+def table_of(records: Sequence[dict[str, Any]]) -> tuple[list[str], Cells, list[str]]:
+    """Columns, rows of text, and a line with the geometric mean of each ratio."""
+    flat = [_flatten(r) for r in records]
+    columns = list(dict.fromkeys(c for r in flat for c in r))
+    rows = [[_cell(c, r[c]) if c in r else "-" for c in columns] for r in flat]
+    means = []
+    for c in columns:
+        middles = [m for r in flat if c in r and (m := _middle(r[c])) is not None]
+        if middles:
+            means.append(f"{c} {geometric_mean(middles):.2f}x over {len(middles)}")
+    return columns, rows, means
+
+
+def _flatten(record: dict[str, Any]) -> dict[str, Any]:
+    """One level: ratios by rival become columns."""
+    out: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(value, dict) and "median" not in value:
+            unit = " us" if key.endswith("_us") else ""
+            out |= {f"{name}{unit}": x for name, x in value.items()}
+        else:
+            out[key.removeprefix("vs_")] = value
+    return out
+
+
+def _middle(value: Any) -> float | None:
+    """The median of a ratio; None for what is none."""
+    if isinstance(value, dict):
+        return float(value["median"])
+    if isinstance(value, list) and len(value) >= 3 and isinstance(value[1], float):
+        return float(value[1])
+    return None
+
+
+def _cell(column: str, value: Any) -> str:
+    if isinstance(value, dict):
+        value = [value["low"], value["median"], value["high"]]
+    if _middle(value) is not None:
+        low, middle, high = value[:3]
+        told = f"{middle:.2f}x [{low:.2f}, {high:.2f}]"
+        return f"{told} **slower**" if high < 1 and column not in NOT_RIVALS else told
+    if isinstance(value, list):
+        return " x ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return str(value)

@@ -138,7 +138,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"dilations": [1, 9]}, "Conv", "kernel_shape [3, 3] reaches over 19 elements"),
     ({"pads": [1, 1]}, "Conv", "pads [1, 1]"),
     ({"pads": [-1, 0, 0, 0]}, "Conv", "pads [-1, 0, 0, 0]"),
-    ({"pads": [1, 1, 1, 1], "auto_pad": "SAME_UPPER"}, "Conv", "auto_pad 'SAME_UPPER'"),
+    ({"pads": [2, 1, 1, 1], "auto_pad": "SAME_UPPER"}, "Conv", "auto_pad 'SAME_UPPER'"),
     ({"pads": [1 << 62] * 4}, "Conv", "pads [4611686018427387904"),
     ({"strides": [1 << 62] * 2}, "ConvTranspose", "strides [4611686018427387904"),
     ({"auto_pad": "SAME"}, "Conv", "auto_pad 'SAME'"),

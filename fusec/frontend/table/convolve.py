@@ -15,8 +15,6 @@ from fusec.ir.dim import Extent, exact_quotient, product
 from fusec.ir.graph import Value
 from fusec.ir.types import DType
 
-LARGEST = (1 << 31) - 1
-"""No image is padded by more than this, nor are its windows further apart: such numbers are mistakes, and overflow."""
 FEW_CHANNELS = 8
 """Fewer channels than this are padded ahead: whole rows of a window are then dense, where single pixels are too short."""
 
@@ -54,10 +52,6 @@ def filters_of(call: Call, x: Value, w: Value) -> Filters:
     if isinstance(w.shape[0], int) and w.shape[0] % groups:
         raise call.error(f"group {groups} does not divide the {w.shape[0]} filters")
     windows = windows_of(call, x.shape[2:], kernel)
-    for name in ("pads", "strides", "dilations"):
-        given = [int(v) for v in call.attr(name, ())]
-        if any(not 0 <= v <= LARGEST for v in given):
-            raise call.error(f"{name} {given} must be numbers from 0 to {LARGEST}")
     return Filters(windows.strides, windows.dilations, windows.before, windows.after, groups)
 
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 from fusec.frontend.builder import NotNative
 from fusec.frontend.call import Call, row
 from fusec.frontend.known import is_at_least, larger
-from fusec.frontend.table.convolve import LARGEST, biased, channels_first, channels_last, group_of, kernel_of, spread
+from fusec.frontend.table.convolve import biased, channels_first, channels_last, group_of, kernel_of, spread
 from fusec.frontend.table.pool import padded
-from fusec.frontend.table.spatial import AUTO_PAD
-from fusec.ir.dim import Extent, floordiv
+from fusec.frontend.table.spatial import AUTO_PAD, LARGEST
+from fusec.ir.dim import Extent, floordiv, product
 from fusec.ir.graph import Value
 
 
@@ -28,6 +29,7 @@ class Spread:
     dilations: tuple[int, ...]
     before: tuple[Extent, ...]
     sizes: tuple[Extent, ...]
+    spatial: tuple[Extent, ...]
 
     @property
     def reaches(self) -> tuple[int, ...]:
@@ -38,6 +40,17 @@ class Spread:
     def steps(self) -> tuple[int, ...]:
         """How many inputs meet in a place at most."""
         return tuple(-(-r // s) for r, s in zip(self.reaches, self.strides))
+
+    @property
+    def beyond(self) -> tuple[Extent, ...]:
+        """Places asked for behind the last that is computed, per axis; negative where some are cut off."""
+        whole = ((n + r - 1) * t for n, r, t in zip(self.spatial, self.steps, self.strides))
+        return tuple(b + size - w for b, size, w in zip(self.before, self.sizes, whole))
+
+    @property
+    def leaves_room(self) -> bool:
+        """Whether some places may be asked for that nothing goes to."""
+        return any(is_at_least(0, b) is not True for b in self.beyond)
 
 
 @row("ConvTranspose")
@@ -65,7 +78,18 @@ def _conv_transpose(call: Call) -> Value:
         after=tuple(r - 1 for r in s.steps),
         groups=groups,
     )
+    if bias is not None and bias.shape == (groups * filters,) and not s.leaves_room:
+        phases = biased(call, phases, _repeated(call, bias, s, groups))
+        bias = None
     return channels_first(call, biased(call, _interleaved(call, phases, s, groups, filters), bias))
+
+
+def _repeated(call: Call, bias: Value, s: Spread, groups: int) -> Value:
+    """A bias for each phase: added ahead of the interleaving, it costs nothing."""
+    count = prod(s.strides)
+    rows = call.reshape(bias, (groups, product(bias.shape) // groups))
+    rows = call.concat([rows] * count, 1)
+    return call.reshape(rows, (product(rows.shape),))
 
 
 def _phases(call: Call, w: Value, s: Spread, groups: int) -> Value:
@@ -86,10 +110,7 @@ def _phases(call: Call, w: Value, s: Spread, groups: int) -> Value:
         "slice", w, starts=starts, sizes=w.shape, steps=tuple(-1 if i in turned else 1 for i in range(len(w.shape)))
     )
     w = call.transpose(w, (*turned, 1, 0, *range(4, 4 + 2 * n, 2), 2))
-    count = 1
-    for t in s.strides:
-        count *= t
-    return call.reshape(w, (*s.steps, channels // groups, groups * count * filters))
+    return call.reshape(w, (*s.steps, channels // groups, groups * prod(s.strides) * filters))
 
 
 def _interleaved(call: Call, x: Value, s: Spread, groups: int, filters: int) -> Value:
@@ -102,8 +123,7 @@ def _interleaved(call: Call, x: Value, s: Spread, groups: int, filters: int) -> 
     whole = tuple(p * t for p, t in zip(places, s.strides))
     x = call.reshape(x, (batch, *whole, groups * filters))
     front = tuple(b * -1 for b in s.before)
-    back = tuple(b + size - w for b, size, w in zip(s.before, s.sizes, whole))
-    return padded(call, x, (0, *front, 0), (0, *back, 0))
+    return padded(call, x, (0, *front, 0), (0, *s.beyond, 0))
 
 
 def _spread(call: Call, spatial: Sequence[Extent], kernel: tuple[int, ...]) -> Spread:
@@ -137,7 +157,7 @@ def _spread(call: Call, spatial: Sequence[Extent], kernel: tuple[int, ...]) -> S
     for size in sizes:
         if is_at_least(size, 1) is False and all(is_at_least(d, 1) for d in spatial):
             raise call.error(f"pads {list(pads)} leave nothing of {full} places")
-    return Spread(kernel, strides, dilations, before, sizes)
+    return Spread(kernel, strides, dilations, before, sizes, tuple(spatial))
 
 
 def _numbers(call: Call, name: str, n: int, least: int) -> tuple[int, ...]:

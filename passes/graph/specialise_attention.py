@@ -16,6 +16,9 @@ Array = npt.NDArray[Any]
 LOWEST = {"f64": -1e290, "f32": -1e30, "f16": -np.inf, "bf16": -1e30}
 """Scores that a mask lowers this far are as good as absent. No finite f16 is: kernels add in f32."""
 
+CONDITIONS = ("not", "and", "or", "reshape", "expand", "slice", "gather", "le", "lt", "ge", "gt")
+"""What conditions of being seen are made of."""
+
 
 @graph_pass("specialise-attention")
 def specialise_attention(graph: Graph, _: PassContext) -> Graph:
@@ -97,7 +100,7 @@ def _seen(s: Sweep, condition: Value, rows: Extent, columns: Extent, inverted: b
     if array is not None:
         seen = ~array if inverted else array
         return _triangle(seen, ~seen) if _fits(condition, rows, columns) else None
-    n = s.maker(condition, "not", "and", "or", "reshape", "expand", "slice", "le", "lt", "ge", "gt")
+    n = s.maker(condition, *CONDITIONS)
     if n is None:
         return None
     if n.op == "not":
@@ -110,8 +113,8 @@ def _seen(s: Sweep, condition: Value, rows: Extent, columns: Extent, inverted: b
     if n.op in ("reshape", "expand"):
         same = n.operands[0].shape[-2:] == n.output.shape[-2:]
         return _seen(s, n.operands[0], rows, columns, inverted) if same else None
-    if n.op == "slice":
-        return _window(s, n, inverted)
+    if n.op in ("slice", "gather"):
+        return _window(s, condition, inverted) if _fits(condition, rows, columns) else None
     return _compared(s, n, inverted) if _fits(condition, rows, columns) else None
 
 
@@ -160,28 +163,41 @@ def _position(s: Sweep, v: Value) -> tuple[int, Extent] | None:
     return (len(v.shape) - wide[0], found[1]) if len(wide) == 1 and v.shape[wide[0]] == size else None
 
 
-def _window(s: Sweep, n: Node, inverted: bool) -> tuple[Extent, bool] | None:
+def _window(s: Sweep, v: Value, inverted: bool) -> tuple[Extent, bool] | None:
     """A part of a constant triangle, as decoders cut it to the positions at hand."""
-    array, starts = s.array(n.operands[0]), n.attr("starts")
-    if array is None or array.ndim < 2 or any(step != 1 for step in n.attr("steps")):
-        return None
+    starts: dict[int, Extent] = {1: 0, 2: 0}
+    rank = len(v.shape)
+    while (array := s.array(v)) is None:
+        n = s.maker(v, "slice", "gather")
+        if n is None or len(n.operands[0].shape) != rank or rank < 2:
+            return None
+        if n.op == "slice":
+            if any(step != 1 for step in n.attr("steps")):
+                return None
+            starts = {d: x + n.attr("starts")[-d] for d, x in starts.items()}
+        else:
+            axis, place = rank - int(n.attr("axis")), _position(s, n.operands[1])
+            if axis not in starts or place is None or len(n.operands[1].shape) != 1:
+                return None
+            starts[axis] = starts[axis] + place[1]
+        v = n.operands[0]
     seen = ~array if inverted else array
     found = _triangle(seen, ~seen)
-    if found is None or not found[1] or product(seen.shape[:-2]) != 1:
-        return None
-    past = found[0] + starts[-2] - starts[-1]
+    past = found[0] + starts[2] - starts[1] if found is not None else -1
     return (past, True) if _nonnegative(past) else None
 
 
 def _triangle(seen: Array, hidden: Array) -> tuple[Extent, bool] | None:
     """Of a constant: what is seen and what is hidden must be everything, in the shape of a staircase."""
-    if seen.ndim < 2 or product(seen.shape[:-2]) != 1 or seen.size == 0 or seen.dtype != np.bool_:
+    shape = tuple(int(d) for d in seen.shape)
+    if len(shape) < 2 or product(shape[:-2]) != 1 or 0 in shape or seen.dtype != np.bool_:
         return None
-    seen, hidden = (x.reshape(x.shape[-2:]) for x in (seen, hidden))
+    rows, columns = shape[-2:]
+    seen, hidden = (np.reshape(x, (rows, columns)) for x in (seen, hidden))
     past = int(seen[0].sum()) - 1
-    if past < 0 or past + 1 == seen.shape[1] or not (seen != hidden).all():
+    if past < 0 or past + 1 == columns or not (seen != hidden).all():
         return None
-    return (past, True) if np.array_equal(seen, np.tri(*seen.shape, k=past, dtype=np.bool_)) else None
+    return (past, True) if np.array_equal(seen, np.tri(rows, columns, k=past, dtype=np.bool_)) else None
 
 
 def _fits(mask: Value, rows: Extent, columns: Extent) -> bool:

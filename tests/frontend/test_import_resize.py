@@ -84,6 +84,14 @@ def test_volumes() -> None:
     same_as_onnxruntime(resize([1, 2, 5, 3, 7], mode="linear", x=x), {"x": x}, compiled=True)
 
 
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+def test_antialias(mode: str) -> None:
+    x = np.random.default_rng(1).standard_normal((1, 2, 9, 16)).astype(np.float32)
+    for kind in ({"sizes": [1, 2, 4, 5]}, {"scales": [1, 1, 0.5, 0.25]}, {"sizes": [1, 2, 12, 7]}):
+        attrs = {"mode": mode, "antialias": 1, "exclude_outside": 1}  # onnxruntime leaves out what is outside
+        same_as_onnxruntime(resize(x=x, **kind, **attrs), {"x": x}, compiled=True)
+
+
 def test_a_region_with_a_value_outside() -> None:
     inits = {"r": np.array([0, 0, 0.2, -0.3, 1, 1, 0.7, 1.2], np.float32), "n": np.array([2, 3, 6, 8])}
     attrs = {"coordinate_transformation_mode": "tf_crop_and_resize", "extrapolation_value": 7.0}

@@ -19,8 +19,6 @@ from fusec.ir.reference import run_reference
 
 OPAQUE = {
     "an inverse transform": ["test_dft_inverse", "test_dft_inverse_opset19", "test_dft_irfft", "test_dft_irfft_opset19"],
-    "antialias": ["test_resize_downsample_scales_cubic_antialias", "test_resize_downsample_scales_linear_antialias",
-                  "test_resize_downsample_sizes_cubic_antialias", "test_resize_downsample_sizes_linear_antialias"],
     "overlapping sums": ["test_col2im", "test_col2im_5d", "test_col2im_dilations", "test_col2im_pads", "test_col2im_strides"],
 }  # fmt: skip
 """Cases of these operators that stay with the host, by reason."""

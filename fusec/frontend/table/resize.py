@@ -56,8 +56,8 @@ def _resize(call: Call) -> Value:
     way = "asymmetric" if old_rules else call.attr("coordinate_transformation_mode", "half_pixel")
     if mode not in TAPS or way not in COORDINATES:
         raise call.error(f"mode {mode!r} with coordinate_transformation_mode {way!r} is not defined")
-    if call.attr("antialias", 0) and mode != "nearest":
-        raise NotNative("resizing with antialias")
+    if call.attr("antialias", 0) and mode == "nearest":
+        raise call.error("antialias needs mode 'linear' or 'cubic'")
     if mode != "nearest" and not x.dtype.is_float:
         raise NotNative("weighing integers")
     axes = [a for a in resized_axes(call, x) if way == "tf_crop_and_resize" or not _same(a)]
@@ -212,6 +212,8 @@ def _inside(call: Call, index: Value, size: Extent) -> Value:
 def _weighed(call: Call, x: Value, axes: Sequence[Resized], places: dict[int, Value], mode: str) -> Value:
     """Neighbours become an axis of their own behind each resized one; the weighed sum over these is the result."""
     out, kept = call.cast(x, F32) if x.dtype.itemsize < 4 else x, len(x.shape)
+    if call.attr("antialias", 0):
+        return call.cast(_smoothed(call, out, axes, places, mode), x.dtype)
     taps = list[int]()
     weights = list[Value]()
     for a in sorted(axes, key=lambda a: a.axis):
@@ -227,20 +229,42 @@ def _weighed(call: Call, x: Value, axes: Sequence[Resized], places: dict[int, Va
     return call.cast(out, x.dtype)
 
 
-def neighbours(call: Call, at: Value, size: Extent, mode: str) -> tuple[Value, Value]:
-    """Which elements each place is made of, [places, neighbours], and how much each of them weighs."""
-    offsets = call.builder.constant(np.array([TAPS[mode]], np.float32))
+def _smoothed(call: Call, x: Value, axes: Sequence[Resized], places: dict[int, Value], mode: str) -> Value:
+    """With antialias: windows that are wider the more an axis shrinks, so that one axis is done after the other."""
+    for a in axes:
+        if a.scale is None and not (isinstance(a.old, int) and isinstance(a.new, int)):
+            raise NotNative(f"antialias from {a.old} to {a.new} elements")
+        scale = float(a.scale) if a.scale is not None else a.new / a.old  # type: ignore[operator]
+        indices, weight = neighbours(call, places[a.axis], a.old, mode, min(scale, 1.0))
+        found = call.emit("gather", x, indices, axis=a.axis)
+        weight = call.reshape(call.cast(weight, x.dtype), (*weight.shape, *(1,) * (len(x.shape) - 1 - a.axis)))
+        x = call.emit("reduce_sum", call.emit("mul", found, weight), axes=(a.axis + 1,), keepdims=False)
+    return x
+
+
+def neighbours(call: Call, at: Value, size: Extent, mode: str, shrink: float = 1.0) -> tuple[Value, Value]:
+    """Which elements each place is made of, [places, neighbours], and how much each of them weighs.
+
+    `shrink` below 1 makes windows as much wider.
+    """
+    reach = len(TAPS[mode]) // 2
+    first = int(np.floor(-reach / shrink)) + 1
+    offsets = call.builder.constant(np.arange(first, 2 - first, dtype=np.float32)[None])
     below = call.emit("floor", at)
     between = call.reshape(call.emit("sub", at, below), (at.shape[0], 1))
     index = call.emit("add", call.reshape(below, (at.shape[0], 1)), offsets)
     distance = call.emit("abs", call.emit("sub", between, offsets))
+    if shrink < 1:
+        distance = call.emit("min", call.emit("mul", distance, call.scalar(shrink, F32)), call.scalar(reach, F32))
     if mode == "linear":
-        return _inside(call, index, size), call.emit("sub", call.scalar(1, F32), distance)
-    weight = cubic_weight(call, distance, float(call.attr("cubic_coeff_a", -0.75)))
+        weight = call.emit("sub", call.scalar(1, F32), distance)
+    else:
+        weight = cubic_weight(call, distance, float(call.attr("cubic_coeff_a", -0.75)))
     if call.attr("exclude_outside", 0):
         whole = call.cast(index, DType.I64)
         low, high = call.emit("ge", whole, call.scalar(0, DType.I64)), call.emit("lt", whole, extent_data(call, size))
         weight = call.emit("where", call.emit("and", low, high), weight, call.scalar(0, F32))
+    if shrink < 1 or call.attr("exclude_outside", 0):
         weight = call.emit("div", weight, call.emit("reduce_sum", weight, axes=(1,), keepdims=True))
     return _inside(call, index, size), weight
 

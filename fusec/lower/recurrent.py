@@ -18,7 +18,17 @@ from fusec.ir.types import DType, TensorType, Type
 from fusec.kernels.kernel import Call
 from fusec.lower.group import Programs
 from fusec.ops.body import add, compare, mul, where
-from fusec.ops.recurrent import CELLS, functions_of, gru_state, lstm_cell, wide, widened
+from fusec.ops.recurrent import (
+    CELLS,
+    functions_of,
+    gru_state,
+    level,
+    lstm_cell,
+    step_of_levels,
+    wide,
+    widened,
+    zero_level,
+)
 from fusec.rewrite.fused import Group
 from fusec.tile.program import Axis, Fold, Let, Operand, Stage, Statement, Store, TileProgram
 
@@ -109,7 +119,7 @@ class _Lowering:
         x, r = node.operands[:2]
         program.add("x", self.role(x.name), (T, B, W), self.root(x.name))
         program.add("r", self.role(r.name), (gates, H, H), self.root(r.name))
-        for name, shape in (("peepholes", (3, H)), ("bias", (H,)), ("lengths", (B,))):
+        for name, shape in (("peepholes", (3, H)), ("bias", (H,)), ("lengths", (B,)), ("scales", (gates, H))):
             if (v := self.given.get(name)) is not None:
                 program.add(name, self.role(v.name), shape, self.root(v.name), v.dtype)
         program.add("state", "inout", (2, B, H), self.state)
@@ -217,12 +227,36 @@ class _Step:
     def gates(self, count: int) -> None:
         """The stage of the recurrent product, one matrix per gate."""
         self.p.local("g", (B, count, H), self.held)
+        if "scales" in self.p.operands:
+            self.rounded_gates(count)
+            return
         weights = widened(Load("r", (q, k, j), self.p.dtype))
         fold = Fold("p", "sum", (prim("mul", self.load("state", THEN, b, k), weights),))
         stage = Stage(
             ("t", Axis("q", count), "b", "j"), (Axis("k", H),), (fold, Store("g", (b, q, j), Ref("p", self.held)))
         )
         self.p.stages.append(stage)
+
+    def rounded_gates(self, count: int) -> None:
+        """The same of a state that is rounded to levels of its own range over all rows."""
+        self.p.local("ends", (2,), self.held)
+        self.p.local("m", (B, H), self.held)
+        state = self.load("state", THEN, symbol("e"), k)
+        ends = [Fold(f"{name}imum", name, (state,)) for name in ("min", "max")]
+        low, high = (Ref(f"{name}imum", self.held) for name in ("min", "max"))
+        step = Let("size", step_of_levels(low, high))
+        size = Ref("size", self.held)
+        stores = (Store("ends", (0,), size), Store("ends", (1,), zero_level(low, size)))
+        self.p.stages.append(Stage(("t",), (Axis("e", B), Axis("k", H)), (*ends, step, *stores)))
+        size, zero = (self.held_local("ends", n) for n in (0, 1))
+        rounded = level(self.load("state", THEN, b, i), size, zero)
+        self.p.stages.append(Stage(("t", "b", Axis("i", H)), (), (Store("m", (b, i), rounded),)))
+        weights = widened(Load("r", (q, k, j), self.p.dtype))
+        fold = Fold("p", "sum", (prim("mul", self.held_local("m", b, k), weights),))
+        scaled = mul(Ref("p", self.held), mul(size, self.load("scales", q, j)))
+        self.p.stages.append(
+            Stage(("t", Axis("q", count), "b", "j"), (Axis("k", H),), (fold, Store("g", (b, q, j), scaled)))
+        )
 
     def product(self, gate: int) -> Expr:
         return self.held_local("g", b, gate, j)

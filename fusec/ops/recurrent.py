@@ -3,8 +3,9 @@
 Their first input is x @ W + b of every step, [T, B, G*H] with the gates of ONNX in ONNX's order, or several of these
 side by side, of which `part` says the one; the second input are the recurrent weights as [G, H, H], from old state to
 gate. Then follow, each of them optional, the initial states [B, H], what only one of the three has, and the lengths of
-the sequences [B]: past its end a sequence keeps its state and gives zeros. Outputs are the states of all steps [T, B, H]
-and the last ones [B, H]. `reverse` starts at the last step.
+the sequences [B]: past its end a sequence keeps its state and gives zeros. With `scales` [G, H] the weights are whole
+numbers, and each step rounds the state to 256 levels of its own range before the product, as quantised models do.
+Outputs are the states of all steps [T, B, H] and the last ones [B, H]. `reverse` starts at the last step.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from fusec.ir.dim import Extent, exact_quotient
 from fusec.ir.evaluate import evaluate_expr
 from fusec.ir.expr import Expr, Ref, cast, prim
 from fusec.ir.types import DType, TensorType, Type
-from fusec.ops.body import SMALL_FLOATS, add, compare, const, maximum, minimum, mul, sub, where
+from fusec.ops.body import SMALL_FLOATS, add, compare, const, div, maximum, minimum, mul, sub, where
 from fusec.ops.op import Attrs, Infer, Kind, Op, Reference, register
 from fusec.ops.rules import FLOATS, INTEGERS, accept, native, unify
 
@@ -42,7 +43,7 @@ class Cell:
 
 
 CELLS = {
-    "lstm": Cell(4, 2, 3, ("h", "c", "peepholes", "lengths")),
+    "lstm": Cell(4, 2, 3, ("h", "c", "peepholes", "lengths", "scales")),
     "gru": Cell(3, 1, 2, ("h", "bias", "lengths")),
     "rnn": Cell(1, 1, 1, ("h", "lengths")),
 }
@@ -108,6 +109,22 @@ def lstm_cell(
     return mul(f(o), last(cell)), cell
 
 
+def step_of_levels(low: Expr, high: Expr) -> Expr:
+    """The distance of 256 levels from `low` to `high`, 0 among them; 1 where the range is empty."""
+    low, high = minimum(low, 0.0), maximum(high, 0.0)
+    return where(compare("eq", low, high), 1.0, div(sub(high, low), 255.0), like=low)
+
+
+def zero_level(low: Expr, step: Expr) -> Expr:
+    """The number of the level that stands for 0."""
+    return minimum(maximum(prim("round", div(prim("neg", minimum(low, 0.0)), step)), 0.0), 255.0)
+
+
+def level(x: Expr, step: Expr, zero: Expr) -> Expr:
+    """The number of the level nearest to x, counted from that of 0."""
+    return sub(minimum(maximum(add(prim("round", div(x, step)), zero), 0.0), 255.0), zero)
+
+
 def gru_state(z: Expr, n: Expr, h: Expr) -> Expr:
     """The new state from the update gate, the new content and the old state."""
     return add(mul(sub(const(1.0, z), z), n), mul(z, h))
@@ -135,6 +152,7 @@ def _infer(name: str, cell: Cell) -> Infer:
             "peepholes": (3, hidden),
             "bias": (hidden,),
             "lengths": (batch,),
+            "scales": (cell.gates, hidden),
         }
         parts, part = exact_quotient(width, cell.gates * hidden), attrs["part"]
         if parts is None or part < 0 or (isinstance(parts, int) and part >= parts):
@@ -207,7 +225,10 @@ def _refs(arrays: dict[str, Array]) -> list[Expr]:
 
 
 def _lstm_step(attrs: Attrs, gates: Sequence[Array], r: Array, h: Array, c: Array, given: Given) -> tuple[Array, Array]:
-    values = {f"g{q}": g + h @ r[q] for q, g in enumerate(gates)}
+    scales = given.get("scales")
+    state, factor = (h, np.float32(1)) if scales is None else _rounded(h)
+    sums = [state @ r[q] if scales is None else (state @ r[q]) * (factor * scales[q]) for q in range(4)]
+    values = {f"g{q}": g + s for q, (g, s) in enumerate(zip(gates, sums, strict=True))}
     parts: Sequence[Expr] | None = None
     exprs = _refs(values)
     if (p := given.get("peepholes")) is not None:
@@ -216,6 +237,17 @@ def _lstm_step(attrs: Attrs, gates: Sequence[Array], r: Array, h: Array, c: Arra
     new_h, new_c = lstm_cell(attrs, exprs, Ref("c", DType.of(c.dtype)), parts, lambda e: e)
     with np.errstate(all="ignore"):
         return _evaluate(new_h, c=c, **values), _evaluate(new_c, c=c, **values)
+
+
+def _rounded(x: Array) -> tuple[Array, Array]:
+    """Levels of x, and the distance of two."""
+    low, high, a, step, zero = (Ref(n, DType.of(x.dtype)) for n in ("low", "high", "a", "step", "zero"))
+    ends = {"low": x.min(initial=0), "high": x.max(initial=0)}
+    ends = {n: np.asarray(v, x.dtype) for n, v in ends.items()}
+    size = _evaluate(step_of_levels(low, high), **ends)
+    return _evaluate(
+        level(a, step, zero), a=x, step=size, zero=_evaluate(zero_level(low, step), step=size, **ends)
+    ), size
 
 
 def _gru_step(attrs: Attrs, gates: Sequence[Array], r: Array, h: Array, c: Array, given: Given) -> tuple[Array, Array]:

@@ -17,6 +17,7 @@ from fusec.frontend.table import (  # noqa: F401  # each fills ROWS when it is i
     pool,
     quantise,
     quantise_contrib,
+    quantised_lstm,
     recurrent,
     reduce,
     resize,

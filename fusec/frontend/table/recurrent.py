@@ -45,8 +45,8 @@ class Sizes:
 
 @row("LSTM", "GRU", "RNN")
 def _recurrent(call: Call) -> tuple[Value | None, ...]:
-    reverse = _directions(call)
-    functions = _functions(call, len(reverse))
+    reverse = directions_of(call)
+    functions = functions_of(call, len(reverse))
     layout = int(call.attr("layout", 0))
     if layout not in (0, 1):
         raise call.error(f"attribute layout is {layout}, not 0 or 1")
@@ -56,20 +56,21 @@ def _recurrent(call: Call) -> tuple[Value | None, ...]:
     made = [
         _direction(call, sizes, d, projected, hidden_bias, r, f) for d, (r, f) in enumerate(zip(reverse, functions))
     ]
-    states = [_states(call, [m[s] for m in made], layout) for s in range(1, len(made[0]))]
-    return (_whole(call, [m[0] for m in made], layout) if call.wants(0) else None, *states)
+    states = [states_of(call, [m[s] for m in made], layout) for s in range(1, len(made[0]))]
+    return (whole(call, [m[0] for m in made], layout) if call.wants(0) else None, *states)
 
 
-def _directions(call: Call) -> tuple[bool, ...]:
+def directions_of(call: Call) -> tuple[bool, ...]:
+    """Whether each direction starts at the end."""
     name = _text(call.attr("direction", "forward"))
     if name.lower() not in DIRECTIONS:
         raise call.error(f"attribute direction is {clean(name)!r}, not one of {', '.join(DIRECTIONS)}")
     return DIRECTIONS[name.lower()]
 
 
-def _functions(call: Call, directions: int) -> list[tuple[Activation, ...]]:
+def functions_of(call: Call, directions: int) -> list[tuple[Activation, ...]]:
     """The activations of each direction; alphas and betas go to the functions that have one, in order."""
-    defaults = DEFAULTS[call.op_type]
+    defaults = DEFAULTS[call.op_type.removeprefix("DynamicQuantize")]
     names = [_text(n) for n in call.attr("activations") or ()] or list(defaults) * directions
     if len(names) != len(defaults) * directions:
         wanted = f"{len(defaults)} in each of {directions} directions" if directions > 1 else str(len(defaults))
@@ -170,24 +171,24 @@ def _direction(
 ) -> tuple[Value, ...]:
     """The outputs of one direction: all states, and the last ones."""
     name = call.op_type.lower()
-    r = call.transpose(_part(call, call.x(2), d, (s.gates, s.hidden, s.hidden)), (0, 2, 1))
-    given: list[Value | None] = [x, r, _initial(call, d, INITIAL_H)]
+    r = call.transpose(part_of(call, call.x(2), d, (s.gates, s.hidden, s.hidden)), (0, 2, 1))
+    given: list[Value | None] = [x, r, initial(call, d, INITIAL_H)]
     attrs: dict[str, Attr] = {"part": d, "reverse": reverse, "activations": functions}
     match name:
         case "lstm":
             peepholes = call.maybe(PEEPHOLES)
-            given.append(_initial(call, d, INITIAL_C))
-            given.append(None if peepholes is None else _part(call, peepholes, d, (3, s.hidden)))
+            given.append(initial(call, d, INITIAL_C))
+            given.append(None if peepholes is None else part_of(call, peepholes, d, (3, s.hidden)))
             attrs["input_forget"] = bool(call.attr("input_forget", 0))
         case "gru":
-            given.append(None if hidden_bias is None else _part(call, hidden_bias, d, (s.hidden,)))
+            given.append(None if hidden_bias is None else part_of(call, hidden_bias, d, (s.hidden,)))
             attrs["linear_before_reset"] = bool(call.attr("linear_before_reset", 0))
     given.append(call.maybe(4))
     attrs["clip"] = float(call.attr("clip", 0.0))
     return call.builder.emit_all(name, given, call.origin, **attrs)
 
 
-def _part(call: Call, x: Value, d: int, shape: tuple[Extent, ...]) -> Value:
+def part_of(call: Call, x: Value, d: int, shape: tuple[Extent, ...]) -> Value:
     """What belongs to direction `d`, in a shape."""
     if x.shape[0] != 1:
         rest = x.shape[1:]
@@ -196,15 +197,16 @@ def _part(call: Call, x: Value, d: int, shape: tuple[Extent, ...]) -> Value:
     return call.reshape(x, shape)
 
 
-def _initial(call: Call, d: int, which: int) -> Value | None:
+def initial(call: Call, d: int, which: int) -> Value | None:
+    """The initial state of a direction, [batch, hidden], where there is one."""
     v = call.maybe(which)
     if v is None:
         return None
     v = call.transpose(v, (1, 0, 2)) if call.attr("layout", 0) else v
-    return _part(call, v, d, v.shape[1:])
+    return part_of(call, v, d, v.shape[1:])
 
 
-def _whole(call: Call, parts: Sequence[Value], layout: int) -> Value:
+def whole(call: Call, parts: Sequence[Value], layout: int) -> Value:
     """All states of all directions: [steps, directions, batch, hidden], or [batch, steps, directions, hidden]."""
     out = []
     for y in parts:
@@ -214,7 +216,7 @@ def _whole(call: Call, parts: Sequence[Value], layout: int) -> Value:
     return call.concat(out, 2 if layout else 1)
 
 
-def _states(call: Call, parts: Sequence[Value], layout: int) -> Value:
+def states_of(call: Call, parts: Sequence[Value], layout: int) -> Value:
     """Last states: [directions, batch, hidden], or [batch, directions, hidden]."""
     out = [call.reshape(v, (v.shape[0], 1, v.shape[1]) if layout else (1, *v.shape)) for v in parts]
     return call.concat(out, 1 if layout else 0)

@@ -53,14 +53,24 @@ class Epilogue:
         """Store a register tile's results, its rows below `m_end`; all of its columns exist."""
         b, shape = self.s.b, self.s.shape
         bases = [b.add(n, b.i64(c * shape.lanes)) for c in range(shape.columns)]
+        writes = []
         for r in range(shape.rows):
-            at = b.add(m, b.i64(r))
             own = totals[r * shape.columns : (r + 1) * shape.columns]
-            write = self._row_of(at, bases, own)
-            if r == 0:
+            writes.append((b.i64(r), self._row_of(b.add(m, b.i64(r)), bases, own)))
+
+        def all_rows() -> None:
+            for _, write in writes:
                 write()
-            else:
-                b.when(b.compare("slt", at, m_end), write)
+
+        def some_rows() -> None:
+            left = b.sub(m_end, m)
+            for r, write in writes[:-1]:
+                b.when(b.compare("slt", r, left), write)
+
+        if shape.rows == 1:
+            all_rows()
+        else:
+            b.either(b.compare("sle", b.add(m, b.i64(shape.rows)), m_end), all_rows, some_rows)
 
     def _row_of(self, m: Value, bases: Sequence[Value], totals: Sequence[Value]) -> Callable[[], Sequence[Value]]:
         form, point = self.s.form, self._point

@@ -61,6 +61,41 @@ def test_features_that_do_not_split() -> None:
     fails(ModelError, one_node(n, feeds, domains=MICROSOFT), "MultiHeadAttention", "8 features", "3 heads")
 
 
+@pytest.mark.parametrize("mask", ["", "positions", "lengths", "rows"])
+@pytest.mark.parametrize("past", [0, 3])
+@pytest.mark.parametrize("attrs", [{}, {"unidirectional": 1}])
+def test_attention_with_its_projections(mask: str, past: int, attrs: dict[str, Any]) -> None:
+    batch, t, heads = 2, 5, 2
+    s = t + past
+    if mask in ("positions", "rows") and past:
+        pytest.skip("masks of that kind go with no cache")
+    feeds = {"x": floats(batch, t, 6), "w": floats(6, 24), "b": floats(24)}
+    if mask == "positions":
+        feeds["m"] = np.array([[1] * s, [1] * (s - 2) + [0] * 2], np.int32)
+    elif mask == "lengths":
+        feeds["m"] = np.array([s, s - 2], np.int32)
+    elif mask == "rows":
+        feeds["m"] = np.tril(np.ones((batch, t, s), np.int32))
+    if past:
+        feeds["p"] = floats(2, batch, heads, past, 4)
+    n = node("Attention", "x w b", "y z" if past else "y", domain="com.microsoft", num_heads=heads, **attrs)
+    n.input.extend(["m" if mask else "", *(["p"] if past else [])])
+    same_as_onnxruntime(one_node(n, feeds, domains=MICROSOFT), feeds, compiled=True)
+
+
+@pytest.mark.parametrize("ids", [False, True])
+def test_embeddings(ids: bool) -> None:
+    rng = np.random.default_rng(0)
+    feeds: dict[str, Any] = {"i": rng.integers(0, 11, (2, 5)).astype(np.int32)}
+    feeds["g"] = rng.integers(0, 2, (2, 5)).astype(np.int32)
+    feeds["m"] = np.array([[1] * 5, [1, 1, 1, 0, 0]], np.int32)
+    inits = {"w": floats(11, 8), "p": floats(7, 8), "s": floats(2, 8), "c": floats(8), "b": floats(8)}
+    if ids:
+        feeds["o"] = rng.integers(0, 7, (2, 5)).astype(np.int32)
+    n = node("EmbedLayerNormalization", "i g w p s c b m" + " o" * ids, "y z", domain="com.microsoft")
+    same_as_onnxruntime(one_node(n, feeds, inits, domains=MICROSOFT), feeds, compiled=True)
+
+
 @pytest.mark.parametrize("symbolic", [False, True])
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("causal", [0, 1])

@@ -38,9 +38,14 @@ def points_at_once(program: TileProgram, stage: Stage, lane: str, isa: Isa) -> i
     loads = [x for s in stage.body if not isinstance(s, Store) for e in _expressions(s) for x in walk(e)]
     symbols = [_symbols(x) for x in loads if isinstance(x, Load)]
     overlapping = any(axes[-1] in s and s & folds for s in symbols)
-    return isa.registers // SHARED if overlapping and lane in set[str]().union(*symbols) else 1
+    if not overlapping or lane not in set[str]().union(*symbols):
+        return 1
+    taps = stage.folds[-1].extent
+    return isa.registers // SHARED + (2 if isinstance(taps, int) and taps >= WIDE_WINDOW else 0)
 
 
+WIDE_WINDOW = 5
+"""Taps along an axis from which on neighbours have so much in common that two more of them pay."""
 TURNED_LINE = 16
 """Elements of a line of memory."""
 MOST_TURNED = 12

@@ -183,3 +183,29 @@ def test_only_the_sizes_that_occur_need_kernels() -> None:
     assert needed(kernels, [{"M": symbol("B"), "K": 4, "N": 4}]) == kernels
     (one,) = menu(parse_program(SOFTMAX), TARGETS[1])
     assert needed([one], [{"M": 4, "N": 4}]) == (one,)
+
+
+WINDOW = """
+program window(I, J, P)
+task i: I, j: J, p: P
+input x: f32[I, J, P]
+weight w: f32[{k}*{k}, P]
+output y: f32[I, J, P]
+stage i, j, p
+  t = sum[r: {k}, s: {k}](pad(x[i + r - 1, j + s - 1, p], 0.0) * w[{k}*r + s, p])
+  y[i, j, p] = t
+"""
+
+
+def test_windows_are_computed_side_by_side_in_whole_rows() -> None:
+    for k, rows in ((3, 4), (5, 6)):
+        (kernel,) = menu(parse_program(WINDOW.format(k=k)), Target("cpu", "avx2"))
+        (stage,) = kernel.tiling.stages
+        assert (stage.lane, stage.rows) == ("p", rows)
+        assert kernel.bind({"I": 56, "J": 56, "P": 144}).tile == {"i": 1, "j": 56, "p": 144}
+
+
+def test_transposes_come_in_square_tiles() -> None:
+    text = "program t(I, J)\ntask i: I, j: J\ninput x: f32[J, I]\noutput y: f32[I, J]\nstage i, j\n  y[i, j] = x[j, i]"
+    (kernel,) = menu(parse_program(text), Target("cpu", "avx2"))
+    assert kernel.bind({"I": 1000, "J": 500}).tile == {"i": 64, "j": 64}

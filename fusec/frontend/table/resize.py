@@ -214,6 +214,8 @@ def _weighed(call: Call, x: Value, axes: Sequence[Resized], places: dict[int, Va
     out, kept = call.cast(x, F32) if x.dtype.itemsize < 4 else x, len(x.shape)
     if call.attr("antialias", 0):
         return call.cast(_smoothed(call, out, axes, places, mode), x.dtype)
+    if mode == "linear":
+        return call.cast(_between(call, out, list(axes), places), x.dtype)
     taps = list[int]()
     weights = list[Value]()
     for a in sorted(axes, key=lambda a: a.axis):
@@ -227,6 +229,31 @@ def _weighed(call: Call, x: Value, axes: Sequence[Resized], places: dict[int, Va
         out = call.elementwise("mul", out, weight)
     out = call.emit("reduce_sum", out, axes=tuple(taps), keepdims=False) if taps else out
     return call.cast(out, x.dtype)
+
+
+def _between(call: Call, x: Value, axes: Sequence[Resized], places: dict[int, Value]) -> Value:
+    """Two neighbours per axis, written out: so few are no loop of their own."""
+    pairs = list[tuple[int, list[tuple[Value, Value]]]]()
+    for a in axes:
+        at, one = places[a.axis], call.scalar(1, F32)
+        below = call.emit("floor", at)
+        share = call.emit("sub", at, below)
+        both = [(below, call.emit("sub", one, share)), (call.emit("add", below, one), share)]
+        ones = (1,) * (len(x.shape) - 1 - a.axis)
+        pairs.append(
+            (a.axis, [(_inside(call, i, a.old), call.cast(call.reshape(w, (a.new, *ones)), x.dtype)) for i, w in both])
+        )
+
+    def weighed(found: Value, left: Sequence[tuple[int, list[tuple[Value, Value]]]]) -> Value:
+        if not left:
+            return found
+        *others, (axis, both) = left
+        low, high = (
+            call.emit("mul", weighed(call.emit("gather", found, i, axis=axis), others), weight) for i, weight in both
+        )
+        return call.emit("add", low, high)
+
+    return weighed(x, pairs)
 
 
 def _smoothed(call: Call, x: Value, axes: Sequence[Resized], places: dict[int, Value], mode: str) -> Value:

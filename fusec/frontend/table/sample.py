@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,18 +39,48 @@ def _grid_sample(call: Call) -> Value:
     for axis in range(rank):
         at = _coordinate(call, grid, rank - 1 - axis, x.shape[2 + axis])
         index, weight = _taps(call, at, x.shape[2 + axis], mode, padding)
-        inner = tuple(len(TAPS[mode]) if i == axis else 1 for i in range(rank))
+        count = len(TAPS[mode])
+        inner = tuple(count if i == axis else 1 for i in range(rank)) if mode == "cubic" else (count,)
         indices.append(call.reshape(index, (*places, *inner)))
         weights.append(call.reshape(weight, (*places, *inner, 1)))
+    if mode != "cubic":
+        out = _corners(call, x, indices, weights, mode == "linear" or padding == "zeros")
+        return call.cast(call.transpose(out, (0, rank + 1, *range(1, rank + 1))), x.dtype)
     taps = (len(TAPS[mode]),) * rank
     columns = [call.reshape(call.expand(i, (*places, *taps)), (*places, *taps, 1)) for i in indices]
     last = call.transpose(x, (0, *range(2, rank + 2), 1))
     found = call.emit("gather_nd", last, call.concat(columns, rank * 2 + 1), batch_dims=1)
     found = call.cast(found, F32) if x.dtype.itemsize < 4 else found
-    for weight in weights if mode != "nearest" or padding == "zeros" else ():
+    for weight in weights:
         found = call.emit("mul", found, call.cast(weight, found.dtype))
     out = call.emit("reduce_sum", found, axes=tuple(range(rank + 1, 2 * rank + 1)), keepdims=False)
     return call.cast(call.transpose(out, (0, rank + 1, *range(1, rank + 1))), x.dtype)
+
+
+def _corners(call: Call, x: Value, indices: Sequence[Value], weights: Sequence[Value], weighed: bool) -> Value:
+    """The sum over one or two neighbours per axis, written out: so few are no loop of their own."""
+    rank, lead = len(indices), indices[0].shape[:-1]
+    last = call.transpose(x, (0, *range(2, rank + 2), 1))
+    out: Value | None = None
+    for corner in itertools.product(range(int(indices[0].shape[-1])), repeat=rank):  # type: ignore[arg-type]
+        columns = [_part(call, i, j, len(lead)) for i, j in zip(indices, corner)]
+        found = call.emit("gather_nd", last, call.concat(columns, len(lead)), batch_dims=1)
+        found = call.cast(found, F32) if x.dtype.itemsize < 4 else found
+        factor: Value | None = None
+        for w, j in zip(weights, corner) if weighed else ():
+            one = call.reshape(_part(call, w, j, len(lead)), (*lead, 1))
+            factor = one if factor is None else call.emit("mul", factor, one)
+        found = found if factor is None else call.emit("mul", found, call.cast(factor, found.dtype))
+        out = found if out is None else call.emit("add", out, found)
+    assert out is not None
+    return out
+
+
+def _part(call: Call, x: Value, j: int, axis: int) -> Value:
+    """The j-th element along an axis, which stays as size 1."""
+    starts = tuple(j if i == axis else 0 for i in range(len(x.shape)))
+    sizes = tuple(1 if i == axis else d for i, d in enumerate(x.shape))
+    return call.emit("slice", x, starts=starts, sizes=sizes, steps=(1,) * len(sizes))
 
 
 def _coordinate(call: Call, grid: Value, column: int, size: Extent) -> Value:

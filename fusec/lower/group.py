@@ -12,12 +12,15 @@ from fusec.kernels.kernel import Call
 from fusec.lower.expand import expand
 from fusec.lower.finish import assemble
 from fusec.lower.merge_axes import merge_axes
-from fusec.lower.parameters import parametrise
+from fusec.lower.parameters import SMALL, parametrise
 from fusec.lower.stages import make_stages
 from fusec.lower.winograd import is_winograd, winograd_stages
 from fusec.rewrite.fused import Group
 from fusec.tile.program import TileProgram
 from fusec.tile.verify import verify_program
+
+POSITIONS = range(-64, 65)
+"""Numbers of the places in a tile, which are the same for every layer."""
 
 Binding = tuple[tuple[str, Extent], ...]
 Scalars = tuple[tuple[str, float | int | bool], ...]
@@ -81,9 +84,11 @@ def _lower(
     group: Group, graph: Graph, programs: Programs, names: Callable[[str], str], roots: Sequence[str]
 ) -> Pattern:
     try:
-        make = winograd_stages if is_winograd(group.nodes) else make_stages
+        winograd = is_winograd(group.nodes)
+        make = winograd_stages if winograd else make_stages
         staged = make(group, expand(group.nodes), graph, names)
-        program, params, renamed = parametrise(merge_axes(assemble(staged), staged.attempt.pixels))
+        merged = merge_axes(assemble(staged), staged.attempt.pixels)
+        program, params, renamed = parametrise(merged, POSITIONS if winograd else SMALL)
     except BugError as e:
         raise BugError(f"lowering the group {group.label} ({group.nodes[-1].outputs[0]}): {e.message}") from e
     program = programs.intern(program, group.label)

@@ -28,16 +28,19 @@ TASK_AXES = "ijpqu"
 """Names of task axes that no contraction names."""
 
 
-def parametrise(p: TileProgram) -> tuple[TileProgram, dict[str, Extent], dict[str, str]]:
-    """The program in its own names, its parameters' values as dimensions of the graph, and the operands' new names."""
-    return _Parameters(p).run()
+def parametrise(p: TileProgram, small: range = SMALL) -> tuple[TileProgram, dict[str, Extent], dict[str, str]]:
+    """The program in its own names, its parameters' values as dimensions of the graph, and the operands' new names.
+
+    `small` are the numbers that stay as they are in an index.
+    """
+    return _Parameters(p, small).run()
 
 
 class _Parameters:
     """The table of names while a program is rewritten."""
 
-    def __init__(self, p: TileProgram) -> None:
-        self.p = p
+    def __init__(self, p: TileProgram, small: range) -> None:
+        self.p, self.small = p, small
         self.taken: set[str] = set(RESERVED)
         self.values: dict[str, Extent] = {}
         self.other: dict[Extent, str] = {}
@@ -159,7 +162,7 @@ class _Parameters:
         found = self.as_product(c, inside) if c not in (0, 1, -1) else None
         if found is not None:
             return found
-        if isinstance(c, int) and c in SMALL:
+        if isinstance(c, int) and c in self.small:
             return c
         leading = c if isinstance(c, int) else c.terms[0][1]
         return self.parameter(c) if leading > 0 else self.parameter(c * -1) * -1
@@ -187,7 +190,7 @@ class _Parameters:
 
     def divisor(self, x: Extent) -> Extent:
         """The second argument of a function: a size as one parameter."""
-        known = any(is_axis(s) for s in symbols_of(x)) or (isinstance(x, int) and x in SMALL)
+        known = any(is_axis(s) for s in symbols_of(x)) or (isinstance(x, int) and x in self.small)
         return self.polynomial(x) if known else self.parameter(x)
 
     def stage(self, s: Stage) -> Stage:

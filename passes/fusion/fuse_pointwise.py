@@ -33,10 +33,8 @@ def fuse_pointwise(edge: Edge) -> Verdict:
         if kind(n) is not Kind.ELEMENTWISE:
             return Verdict(False, f"{v.name} is not read by an elementwise node")
         times.append(repeats(v, n))
-    if not edge.sole_reader and ends_contraction(edge):
-        return Verdict(
-            False, f"{edge.value.name} comes off a contraction's tile, so nothing is saved by computing it again"
-        )
+    if ends_contraction(edge):
+        return Verdict(False, f"{edge.value.name} comes off a contraction's tile, and is left to that")
     copy = copies_cheaply(edge)
     if all(t == 1 for t in times):
         return Verdict(True, f"the same indices: saves a store and a load of {edge.value.type}", duplicate=copy)

@@ -135,31 +135,40 @@ def _instance_norm(call: Call) -> Value:
 
 @row("GroupNormalization")
 def _group_norm(call: Call) -> Value:
-    x, scale, bias = call.x(0), call.x(1), call.x(2)
-    groups, epsilon = int(call.attrs["num_groups"]), float(call.attr("epsilon", 1e-5))
+    x, groups, epsilon = call.x(0), int(call.attrs["num_groups"]), float(call.attr("epsilon", 1e-5))
     wide = call.cast(x, DType.F32) if call.attr("stash_type", 1) == 1 and x.dtype.itemsize < 4 else x
-    out = group_norm(call, wide, groups, epsilon)
-    ones = (1,) * (len(out.shape) - 2)
-    scale, bias = (call.cast(v, wide.dtype) for v in (scale, bias))
-    if call.version < 21:  # scale and bias per group
-        scale, bias = (call.reshape(v, (groups, *ones)) for v in (scale, bias))
-    else:
-        scale, bias = (call.reshape(v, out.shape[1:3] + ones[1:]) for v in (scale, bias))
-    out = call.elementwise("add", call.elementwise("mul", out, scale), bias)
-    return call.cast(call.reshape(out, x.shape), x.dtype)
+    size = groups if call.version < 21 else None  # scale and bias were per group
+    return call.cast(group_norm(call, wide, groups, epsilon, size), x.dtype)
 
 
-def group_norm(call: Call, x: Value, groups: int, epsilon: float) -> Value:
-    """[N, C, ...] with the mean and variance of each group of channels taken out, as [N, groups, C / groups, ...]."""
-    if len(x.shape) < 2 or groups < 1:
+def group_norm(call: Call, x: Value, groups: int, epsilon: float, size: int | None = None) -> Value:
+    """[N, C, ...] normalised in groups of channels, with inputs 1 and 2 of `size` numbers (one per channel by default).
+
+    The moments of groups are made of those of channels, so that all work on whole tensors is per channel in any layout.
+    """
+    rank = len(x.shape)
+    if rank < 2 or groups < 1:
         raise call.error(f"num_groups {groups} does not fit {x.type}")
     batch, channels, *rest = x.shape
-    per_group = exact_quotient(channels, groups)
-    if per_group is None:
+    each = exact_quotient(channels, groups)
+    if each is None:
         raise call.error(f"num_groups is {groups}, which does not divide the {channels} channels of {x.type}")
-    grouped = call.reshape(x, (batch, groups, per_group, *rest))
-    _, centred, variance = moments(call, grouped, tuple(range(2, len(grouped.shape))))
-    return call.emit("mul", centred, inverse_deviation(call, variance, epsilon))
+    grouped, column = (batch, groups, each), (batch, channels, *(1,) * len(rest))
+    spatial = tuple(range(2, rank))
+    mean = call.reshape(call.emit("reduce_mean", x, axes=spatial, keepdims=True) if rest else x, column)
+    group_mean = call.emit("reduce_mean", call.reshape(mean, grouped), axes=(2,), keepdims=True)
+    distance = call.emit("sub", call.reshape(mean, grouped), group_mean)
+    square = call.emit("mul", distance, distance)
+    if rest:
+        centred = call.emit("sub", x, mean)
+        own = call.emit("reduce_mean", call.emit("mul", centred, centred), axes=spatial, keepdims=True)
+        square = call.emit("add", square, call.reshape(own, grouped))
+    inverse = inverse_deviation(call, call.emit("reduce_mean", square, axes=(2,), keepdims=True), epsilon)
+    shape = (groups, each) if size is None else (groups, 1)
+    scale, bias = (call.reshape(call.cast(call.x(i), x.dtype), shape) for i in (1, 2))
+    factor = call.reshape(call.expand(call.elementwise("mul", inverse, scale), grouped), column)
+    middle, shift = (call.reshape(call.expand(v, grouped), column) for v in (group_mean, bias))
+    return call.emit("add", call.emit("mul", call.emit("sub", x, middle), factor), shift)
 
 
 @row("GroupNorm", domain="com.microsoft")
@@ -170,8 +179,6 @@ def _contrib_group_norm(call: Call) -> Value:
     wide = call.cast(x, DType.F32)
     first = call.transpose(wide, (0, rank - 1, *range(1, rank - 1))) if last else wide
     out = group_norm(call, first, int(call.attrs["groups"]), float(call.attr("epsilon", 1e-5)))
-    scale, bias = (call.reshape(call.x(i), out.shape[1:3] + (1,) * (rank - 2)) for i in (1, 2))
-    out = call.reshape(call.elementwise("add", call.elementwise("mul", out, scale), bias), first.shape)
     out = call.transpose(out, (0, *range(2, rank), 1)) if last else out
     return call.cast(call.emit("swish", out, alpha=1.0) if call.attr("activation", 0) else out, x.dtype)
 

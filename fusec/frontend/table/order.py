@@ -13,7 +13,7 @@ from fusec.ir.types import DType
 I64 = DType.I64
 BLOCK = 64
 """Elements that are summed one by one; longer axes are cut into blocks, whose totals run on their own."""
-MOST_RANKED = 1024
+MOST_RANKED = 512
 """The longest axis whose elements are all compared with each other."""
 
 

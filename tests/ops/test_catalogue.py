@@ -156,6 +156,10 @@ TABLE: list[tuple[str, list[Any], dict[str, Any]]] = [
     ("gather_nd", [X, np.array([[0, 1], [-1, 2]])], {"batch_dims": 0}),
     ("gather_nd", [X, np.array([[1], [-1]])], {"batch_dims": 1}),
     ("gather_nd", [X, np.array([[[0, 0]], [[1, -1]]])], {"batch_dims": 1}),
+    ("conv", [X, np.ones((2, 4, 5), np.float32)], {"strides": (1,), "dilations": (1,), "before": (1,), "after": (0,), "groups": 1}),
+    ("winograd_weight", [np.ones((3, 3, 2, 5))], {"tile": 2}),
+    ("winograd_input", [np.ones((2, 6, 4, 3))], {"tile": 2, "before": (1, 0), "after": (1, 2)}),
+    ("winograd_output", [np.ones((16, 12, 5))], {"tile": 2, "shape": (2, 6, 4, 5)}),
 ]  # fmt: skip
 
 

@@ -19,10 +19,12 @@ from fusec.ir.graph import Value
 from fusec.ir.types import DType
 
 I64 = DType.I64
-FEW = 64
-"""Indices that each place may look through."""
-MOST_PAIRS = 1 << 20
-"""Comparisons of places with indices, where both numbers are known."""
+FEW_ROWS = 64
+"""Indices that each row may look through: finding the writer costs less than copying the row."""
+FEW = 4
+"""Indices that each element may look through."""
+MOST_PAIRS = 1 << 17
+"""Comparisons of places with indices that take no longer than a step of the host."""
 MOST_PLACES = 1 << 21
 """Places whose writers are worked out from constant indices: they become a constant, too."""
 FOLDS = {"add": ("add", "sum"), "mul": ("mul", "prod"), "max": ("max", "max"), "min": ("min", "min")}
@@ -35,10 +37,10 @@ def _reduction(call: Call) -> str:
     return kind
 
 
-def _check_pairs(places: Extent, indices: Extent, each: Extent = 1) -> None:
-    if isinstance(indices, int) and indices <= FEW and each == 1:
+def _check_pairs(places: Extent, indices: Extent, few: int) -> None:
+    if isinstance(indices, int) and indices <= few:
         return
-    pairs = places * indices * each
+    pairs = places * indices
     if not isinstance(pairs, int) or pairs > MOST_PAIRS:
         raise NotNative(f"comparing each of {places} places with {indices} indices")
 
@@ -79,7 +81,7 @@ def _scatter_elements(call: Call) -> Value:
     whole = product(x.shape)
     if kind == "none" and known is not None and isinstance(whole, int) and whole <= MOST_PLACES:
         return _chosen(call, x, updates, _last_writer(call, places, x.shape, axis), axis)
-    _check_pairs(n, m)
+    _check_pairs(whole, m, FEW)
     every = call.reshape(places, (*places.shape[:axis], 1, *places.shape[axis:]))
     behind = rank - axis
     hit = call.emit("eq", every, positions(call, n, behind + 1))
@@ -133,7 +135,10 @@ def _scatter_nd(call: Call) -> Value:
         writers[known] = np.arange(len(known))
         writer = call.builder.constant(writers)
     else:
-        _check_pairs(rows, count, 1 if kind == "none" else product(inner))
+        if kind == "none":
+            _check_pairs(rows, count, FEW_ROWS)
+        else:
+            _check_pairs(product(x.shape), count, FEW)
         hit = call.emit("eq", place, positions(call, rows, 2))
         if kind != "none":
             return call.reshape(_accumulated(call, data, new, hit, kind), x.shape)

@@ -48,7 +48,7 @@ class _Parameters:
         self.axis_name: dict[str, str] = {}
         self.operand_name: dict[str, str] = {}
         self.folds: list[str] = []
-        self.taps = window_axes(p)
+        self.taps = window_axes(p) | narrow_axes(p)
 
     def run(self) -> tuple[TileProgram, dict[str, Extent], dict[str, str]]:
         """Name axes, then operands, then rewrite everything."""
@@ -271,6 +271,19 @@ def window_axes(p: TileProgram) -> frozenset[str]:
                 for i in x.index:
                     if isinstance(i, Dim) and i.symbols & points:
                         found |= i.symbols & few
+    leader = same_axes(p)
+    return frozenset(a for a in found if leader[a] == a)
+
+
+def narrow_axes(p: TileProgram) -> frozenset[str]:
+    """Axes of two or three elements in the last dimension of an output, such as the colours of a pixel: too short for
+    vectors, which whoever chooses the lane axis must know. Contractions have theirs chosen otherwise."""
+    found: set[str] = set()
+    for s in p.stages:
+        if is_contraction(s):
+            return frozenset()
+        last = {str(x.index[-1]) for x in s.stores if x.index and p.operand[x.operand].role != "local"}
+        found |= {a for a in s.axis_names if a in last and p.axis[a].extent in (2, 3)}
     leader = same_axes(p)
     return frozenset(a for a in found if leader[a] == a)
 

@@ -236,3 +236,14 @@ def test_group_norm_splits_the_channel_axis() -> None:
     call = check([split, norm, back, scale], {"x": x(2, 6, 4), "s": x(6, 1)})
     assert "//" not in str(call.program)
     assert "floordiv" not in str(call.program)
+
+
+def test_colours_are_too_few_for_a_parameter() -> None:
+    call = check(
+        [apply("transpose", "y", value("x", B, 3, 7, 8), perm=(0, 2, 3, 1))], {"x": x(2, 3, 7, 8)}, symbols={"B": 2}
+    )
+    assert "p: 3\n" in body(call)
+    call = check(
+        [apply("transpose", "y", value("x", B, 5, 7, 8), perm=(0, 2, 3, 1))], {"x": x(2, 5, 7, 8)}, symbols={"B": 2}
+    )
+    assert ": 5\n" not in body(call)

@@ -145,8 +145,8 @@ def _attention(e: Expansion, n: Node) -> None:
 def _conv(e: Expansion, n: Node) -> None:
     """Padding is a view of its own: its zeros become the fill values of loads."""
     x, w = n.operands
-    attrs = dict(n.attrs)
-    before, after = attrs["before"], attrs["after"]
+    before, after = n.attr("before"), n.attr("after")
+    attrs: dict[str, Attr] = dict(n.attrs)
     if any(p != 0 for p in (*before, *after)):
         x = e.then("pad", x, before=(0, *before, 0), after=(0, *after, 0), mode="constant")
         attrs["before"] = attrs["after"] = (0,) * len(before)

@@ -76,7 +76,8 @@ def _input_stage(a: Attempt, node: Node) -> Staged:
         return scope.let(scope.element(x, (image, *places, channel), guard=border))
 
     tiles = [[pixel(r, s) for s in range(n)] for r in range(n)]
-    place = (_polynomial(image) * _exact(pixels[0], tile) + row) * _exact(pixels[1], tile) + column
+    place = (_polynomial(image) * _exact(pixels[0], tile) + _polynomial(row)) * _exact(pixels[1], tile)
+    place = place + _polynomial(column)
     target = a.operands.get("output", out.name, out.dtype, out.shape)
     for k, e in enumerate(_both_sides(scope, INPUT[tile], tiles)):
         stage.stores.append(Store(target, (k, place, channel), e))

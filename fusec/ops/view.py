@@ -172,7 +172,7 @@ def _infer_windows(inputs: Sequence[Type | None], attrs: Attrs) -> tuple[Type, .
 def _windows_reference(args: Sequence[Array | None], attrs: Attrs) -> tuple[Array, ...]:
     x, axes = _first(args), attrs["axes"]
     reach = [(size - 1) * dilation + 1 for size, dilation in zip(attrs["sizes"], attrs["dilations"])]
-    view = np.lib.stride_tricks.sliding_window_view(x, reach, axes)  # type: ignore[call-overload]
+    view = np.lib.stride_tricks.sliding_window_view(x, reach, axes)
     chosen = [slice(None)] * x.ndim
     for axis, stride in zip(axes, attrs["strides"]):
         chosen[axis] = slice(None, None, stride)

@@ -83,7 +83,7 @@ def _weight(w: Array, *, tile: int) -> Array:
     """G w G^T of each pair of channels, in float64 and rounded once."""
     g = np.asarray(WEIGHT[tile])
     u = np.einsum("ir,rsco,js->ijco", g, w.astype(np.float64), g, optimize=True)
-    return u.reshape(-1, *w.shape[2:]).astype(w.dtype)
+    return np.asarray(u.reshape(-1, *w.shape[2:]).astype(w.dtype))
 
 
 def _infer_input(inputs: Sequence[Type | None], attrs: Attrs) -> tuple[Type, ...]:
@@ -103,7 +103,8 @@ def _input(x: Array, *, tile: int, before: Sequence[int], after: Sequence[int]) 
     padded = np.pad(x, [(0, 0), *zip(before, after), (0, 0)])
     n, b = tile + TAPS - 1, np.asarray(INPUT[tile], x.dtype)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (n, n), (1, 2))[:, ::tile, ::tile]
-    return np.einsum("ir,nhwcrs,js->ijnhwc", b, windows, b, optimize=True).reshape(n * n, -1, x.shape[3])
+    tiles = np.einsum("ir,nhwcrs,js->ijnhwc", b, windows, b, optimize=True)
+    return np.asarray(tiles.reshape(n * n, -1, x.shape[3]))
 
 
 def _infer_output(inputs: Sequence[Type | None], attrs: Attrs) -> tuple[Type, ...]:
@@ -123,7 +124,8 @@ def _output(m: Array, *, tile: int, shape: Sequence[int]) -> Array:
     n, a = tile + TAPS - 1, np.asarray(OUTPUT[tile], m.dtype)
     batch, height, width, channels = shape
     tiles = m.reshape(n, n, batch, height // tile, width // tile, channels)
-    return np.einsum("ir,rsnhwo,js->nhiwjo", a, tiles, a, optimize=True).reshape(batch, height, width, channels)
+    pixels = np.einsum("ir,rsnhwo,js->nhiwjo", a, tiles, a, optimize=True)
+    return np.asarray(pixels.reshape(batch, height, width, channels))
 
 
 register(Op("winograd_weight", Kind.CONTRACTION, _infer_weight, reference(_weight, "tile"), None, 9.0))

@@ -37,7 +37,7 @@ def test_multi_head_attention(past: int, attrs: dict[str, Any]) -> None:
     n = node("MultiHeadAttention", names.replace("  ", " "), "y pk1 pv1" if past else "y", domain="com.microsoft",
              num_heads=heads, **attrs)  # fmt: skip
     del n.input[:]
-    n.input.extend(inputs[:4] + [""] + inputs[5:])
+    n.input.extend([*inputs[:4], "", *inputs[5:]])
     same_as_onnxruntime(one_node(n, feeds, domains=MICROSOFT), feeds, compiled=True)
 
 

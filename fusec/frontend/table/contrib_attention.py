@@ -39,7 +39,9 @@ def _attention(call: Call) -> tuple[Value | None, ...]:
         joined = call.elementwise("add", joined, call.x(2))
     width = joined.shape[-1]
     third = exact_quotient(width, 3)
-    sizes: list[Extent] = [int(n) for n in call.attr("qkv_hidden_sizes", ())] or ([third] * 3 if third is not None else [])
+    sizes: list[Extent] = [int(n) for n in call.attr("qkv_hidden_sizes", ())] or (
+        [third] * 3 if third is not None else []
+    )
     if len(sizes) != 3 or sum(sizes[1:], start=sizes[0]) != width:
         raise call.error(f"queries, keys and values of {width} features")
     parts = list[Value]()

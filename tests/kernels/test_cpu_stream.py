@@ -10,12 +10,15 @@ import pytest
 
 from fusec.ir.graph import Graph, Node, Value, Weight
 from fusec.ir.types import DType, TensorType
+from fusec.kernels.cpu.build import build
+from fusec.kernels.cpu.emit import emit
 from fusec.kernels.cpu.stream import BLOCK
 from fusec.kernels.cpu.stream_form import attention
 from fusec.lower.group import lower_group
 from fusec.ops import op as ops
 from fusec.rewrite.fused import make_group
 from fusec.target import Target, runs_here
+from fusec.tile.text import parse_program
 from fusec.tiling.choose import choose, menu
 
 Execute = Callable[..., tuple[dict[str, Any], Any]]
@@ -128,10 +131,7 @@ def test_doubles_and_halves(execute: Execute) -> None:
     check(execute, [a.astype(np.float16) for a in arrays], tolerance=4e-3)
 
 
-def test_what_is_no_attention() -> None:
-    from fusec.tile.text import parse_program
-
-    text = """
+PROGRAM = """
 program two(M, N, K, E)
 task m: M
 input q: f32[M, K], k: f32[N, K], v: f32[N, E]
@@ -152,7 +152,20 @@ stage m, e: E
   r0 = sum[n: N](h2[m, n] * v[n, e])
   y[m, e] = r0 * h3[m]
 """
-    assert attention(parse_program(text)) is not None
+
+
+def test_code_for_other_levels() -> None:
+    """Levels that do not run here compile."""
+    if runs_here("neon"):
+        pytest.skip("no x86-64")
+    for level in ("generic", "avx2", "avx512"):
+        kernel = menu(parse_program(PROGRAM), Target("cpu", level))[-1]
+        assert kernel.tiling.stages[0].template == "stream"
+        assert build(emit(kernel, Target("cpu", level)), Target("cpu", level)).code
+
+
+def test_what_is_no_attention() -> None:
+    assert attention(parse_program(PROGRAM)) is not None
     for old, new in [
         ("max[n: N](h[m, n])", "min[n: N](h[m, n])"),
         ("max[n: N](h[m, n])", "max[n: N](h2[m, n])"),
@@ -161,5 +174,5 @@ stage m, e: E
         ("r0 * h3[m]", "r0 * h3[m] + h1[m]"),
         ("sum[n: N](h2[m, n] * v", "sum[n: N](h[m, n] * v"),
     ]:
-        assert text != (changed := text.replace(old, new))
+        assert (changed := PROGRAM.replace(old, new)) != PROGRAM
         assert attention(parse_program(changed)) is None, new

@@ -22,6 +22,10 @@ TASKS = 16
 """So many there should be, where the product is large enough: enough for a few workers to finish together."""
 MOST_ROWS = 66
 """Rows of a tile: they share each panel of B."""
+ALL_ROWS = 198
+"""All rows are one tile where they are no more than this, and ..."""
+A_ELEMENTS = 160 << 10
+"""... no more elements of A, which then stays in the second level cache: B comes by once."""
 FEWEST_ROWS = 24
 """Rows of a tile at least where each tile computes its part of A first: B then comes from afar a few times only."""
 UNIT = 32
@@ -85,12 +89,15 @@ def _rows(program: TileProgram, form: Contraction, rows: int, depth: Extent, has
     if rows == 1 or not form.m:
         return 1
     extent = program.axis[form.m].extent
-    most = MOST_ROWS // rows * rows
-    limit: Extent = most
+    most: Extent = MOST_ROWS // rows * rows
+    limit = most
     fewest = max(2, FEWEST_ROWS // rows) * rows
     if not has_columns and _is_stored(program, form):
         limit = maximum(fewest, minimum(most, floordiv(PANEL_ELEMENTS, maximum(1, _panel(program)))))
-    elif _is_stored(program, form) and not _is_direct(program, form):
+    elif _is_stored(program, form) and _is_direct(program, form):
+        fits = minimum(1, floordiv(A_ELEMENTS, maximum(1, extent * depth)))
+        limit = most + fits * (ALL_ROWS // rows * rows - most)
+    elif _is_stored(program, form):
         task = floordiv(TASK_FLOPS, maximum(1, 2 * COLUMNS_AFTER_PROLOGUE * depth))
         limit = maximum(fewest, minimum(most, task))
     tiles = maximum(1, ceildiv(extent, limit))

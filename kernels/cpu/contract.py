@@ -27,8 +27,10 @@ from fusec.kernels.cpu.vector import register_type
 from fusec.kernels.kernel import StageTiling
 from fusec.tile.program import Stage
 
-CHUNK_ROWS = 96
-"""Rows that share a panel before the next one is read: their part of A should stay in the second level cache."""
+CHUNK_ROWS = 198
+"""Rows that share a panel before the next one is read; tiling gives as many where A stays in the second level cache."""
+FEW_ROWS = 16
+"""The same of register tiles of one row."""
 GROUP_COLUMNS = 64
 """Columns that an epilogue works on at once: long enough rows for it, few enough for the results to stay near."""
 LONG = 64
@@ -71,7 +73,9 @@ class _Contract:
         self.shape = TileShape(rows, tiling.vectors, lanes, register_type(form.dtype), ctx.isa.fma)
         self.s = ContractContext(ctx, form, self.shape)
         self.span = self.shape.width * self.shape.panels
-        self.chunk = rows * max(1, min(16, CHUNK_ROWS // rows)) if form.m else 1
+        self.chunk = 1
+        if form.m:
+            self.chunk = CHUNK_ROWS // rows * rows if rows > 1 else FEW_ROWS
         self.left = LeftSide(self.s, self.chunk)
         self.right = RightSide(self.s)
         self.deep = self.left.is_deep() if self.right.is_stored else 0
@@ -188,7 +192,8 @@ class _Contract:
             following = b.gep(panel, b.mul(self.ctx.slot(self.form.depth), b.i64(shape.width)), shape.element)
             out = [b.gep(following, b.mul(b.smin(tile, b.i64(shape.unroll - 1)), line), shape.element)]
             if has_rows:
-                number = b.add(b.mul(b.op("udiv", at[1], b.i64(self.span)), b.i64(self.chunk // shape.rows)), tile)
+                tiles = b.op("udiv", b.add(b.sub(span[1], span[0]), b.i64(shape.rows - 1)), b.i64(shape.rows))
+                number = b.add(b.mul(b.op("udiv", at[1], b.i64(self.span)), tiles), tile)
                 # a tile's stretch holds as many rows as a panel columns, or what there is of them
                 stretch = b.mul(b.op("udiv", number, b.i64(shape.unroll)), b.mul(rows.depth, b.i64(shape.width)))
                 place = b.add(stretch, b.mul(b.op("urem", number, b.i64(shape.unroll)), line))

@@ -139,9 +139,9 @@ class Kernel:
             if operands[name].role not in ("local", "scalar")
         )
 
-    def bind(self, params: Mapping[str, int]) -> BoundKernel:
-        """The kernel for given extents."""
-        return BoundKernel(self, dict(params))
+    def bind(self, params: Mapping[str, int], most: Mapping[str, int] | None = None) -> BoundKernel:
+        """The kernel for given extents; `most` limits tiles along some task axes."""
+        return BoundKernel(self, dict(params), dict(most or {}))
 
 
 def _split(i: Extent | Expr, axes: Iterable[str]) -> tuple[Extent, dict[str, Extent]] | Extent | None:
@@ -154,6 +154,8 @@ class BoundKernel:
 
     kernel: Kernel
     params: dict[str, int]
+    most: dict[str, int] = field(default_factory=dict)
+    """Task axis -> a tile's extent at most, where a call asks for smaller tiles than its tiling."""
 
     @cached_property
     def extents(self) -> dict[str, int]:
@@ -165,7 +167,14 @@ class BoundKernel:
         """Task axis -> tile extent, within 1 and the axis' extent."""
         chosen = dict(self.kernel.tiling.tile)
         return {
-            a.name: max(1, min(evaluate(chosen.get(a.name, a.extent), self.params), self.extents[a.name]))
+            a.name: max(
+                1,
+                min(
+                    evaluate(chosen.get(a.name, a.extent), self.params),
+                    self.extents[a.name],
+                    self.most.get(a.name, self.extents[a.name]),
+                ),
+            )
             for a in self.kernel.program.axes
         }
 

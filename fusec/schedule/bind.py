@@ -22,11 +22,14 @@ from fusec.schedule.waits import find_waits
 ROOMY = 1 << 20
 """Bytes of an arena that nobody minds: about what a core's own cache holds."""
 
-MOST_IN_PIPELINE = 16
+MOST_IN_PIPELINE = 64
 """Workers up to which layers are shared out: there are rarely more of them."""
 
 LOOSE = 1.15
 """Layers shared out may take so much longer by the estimate: workers that rarely meet lose less to whoever else is there."""
+
+MOST_STEPS = 1 << 13
+"""Tasks of shared steps beyond which planning them would take longer than many runs."""
 
 WORTHWHILE = 0.75
 """A tight arena is worth its waits where it has at most this share of the bytes."""
@@ -91,11 +94,26 @@ def place_tasks(
     if workers <= MOST_IN_PIPELINE and any(is_sequential(c.kernel) for c in region.calls):
         tasks = cut_tasks(region, workers, microseconds, replace(grain, whole_steps=True))
         found.append((tasks, assign_ready(tasks, find_conflicts(tasks), workers, costs)))
-        if found[0][1].makespan * workers <= float(tasks.cost.sum()) * LOOSE:
+        shared, count = estimate_shared(tasks, workers, grain, costs)
+        if found[0][1].makespan <= shared * LOOSE or count > MOST_STEPS:
             return found[0]
     tasks = cut_tasks(region, workers, microseconds, grain)
     found.append((tasks, assign(tasks, find_conflicts(tasks), workers, costs)))
     return found[0] if found[0][1].makespan <= found[-1][1].makespan * LOOSE else found[-1]
+
+
+def estimate_shared(tasks: Tasks, workers: int, grain: Grain, costs: Costs) -> tuple[float, int]:
+    """At least how long it takes if each step is shared out, in microseconds, and how many tasks the steps become."""
+    cost_of = np.bincount(tasks.call, tasks.cost, len(tasks.steps)).tolist()
+    tiles_of = np.bincount(tasks.call, tasks.count, len(tasks.steps)).tolist()
+    total, count = 0.0, 0
+    for cost, tiles, steps in zip(cost_of, tiles_of, tasks.steps, strict=True):
+        pieces = workers
+        if steps:
+            pieces = max(1, min(workers, int(tiles) // steps, int(cost / steps / grain.step)))
+        total += cost / pieces + steps * (costs.hand_over if pieces > 1 else 0.0)
+        count += steps * pieces
+    return total, count
 
 
 def to_tables(

@@ -18,6 +18,14 @@ ALIGNMENT = 64
 """Every buffer starts on a cache line of its own, so its bytes are rounded up to one."""
 
 
+STEP_COLUMNS = 64
+"""Columns of a tile of a step at most."""
+PIECES = 4
+"""Parts in which a recurrent layer gets its input: with more of them, the weights of the product are read more often."""
+ROUND, FEWEST_ROWS = 12, 24
+"""Rows of a part are a multiple of the one and no fewer than the other: whole register tiles, worth the trip."""
+
+
 class Region(Protocol):
     """What a region step of a plan says: calls in program order, the values they get and those that must survive."""
 
@@ -102,18 +110,49 @@ def bind_calls(
     root: Callable[[str], str],
 ) -> BoundRegion:
     """Choose a kernel for every call and size every buffer. BugError names the call where something does not fit."""
-    known: dict[tuple[int, tuple[tuple[str, int], ...]], BoundKernel] = {}
+    known: dict[tuple[int, tuple[tuple[str, int], ...], bool], BoundKernel] = {}
+    stepped = _read_in_steps(region, root)
     calls = []
     for call in region.calls:
         params = tuple((n, _number(x, symbols, f"parameter {n} of {_named(call)}")) for n, x in call.params)
         choice, kernel = _choose(call, kernels, dict(params))
-        bound = known.get((id(kernel), params))
-        if bound is None:
-            bound = known[id(kernel), params] = kernel.bind(dict(params))
+        feeds = bool(stepped) and not stepped.isdisjoint(_written(call, root))
+        key = id(kernel), params, feeds
+        if key not in known:
+            known[key] = kernel.bind(dict(params), _limits(kernel, dict(params), feeds))
+        bound = known[key]
         roles = {o.name: o.role for o in call.program.operands}
         buffers = {o: root(value) for o, value in call.operands if roles[o] not in ("scalar", "local")}
         calls.append(BoundCall(call, choice, bound, buffers))
     return BoundRegion(tuple(calls), _buffers(region, calls, symbols, values, root))
+
+
+def _has_steps(call: Call) -> bool:
+    return any(a.sequential for a in call.program.axes)
+
+
+def _read_in_steps(region: Region, root: Callable[[str], str]) -> frozenset[str]:
+    """The values that calls with steps read, one part after the other."""
+    calls = [c for c in region.calls if _has_steps(c)]
+    return frozenset(root(v) for c in calls for o, v in c.operands if c.program.operand[o].role == "input")
+
+
+def _written(call: Call, root: Callable[[str], str]) -> set[str]:
+    return {root(v) for o, v in call.operands if call.program.operand[o].role == "output"}
+
+
+def _limits(kernel: Kernel, params: dict[str, int], feeds: bool) -> dict[str, int]:
+    """Smaller tiles around recurrent layers: steps that workers can share, and an input whose first part is soon there.
+
+    They depend on sizes alone, never on the number of workers.
+    """
+    axes = kernel.program.axes
+    if any(a.sequential for a in axes):
+        return {} if axes[-1].sequential else {axes[-1].name: STEP_COLUMNS}
+    if not feeds or not axes:
+        return {}
+    extent = evaluate(axes[0].extent, params)
+    return {axes[0].name: max(FEWEST_ROWS, -(-extent // (PIECES * ROUND)) * ROUND)}
 
 
 def _named(call: Call) -> str:

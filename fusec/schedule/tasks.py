@@ -72,7 +72,7 @@ class Tasks:
 
     `bounds[c]:bounds[c + 1]` are those of call c. `phase` grows along the whole list. `accesses` are those of buffers
     that somebody writes, in program order. `kept` are the bytes of weights that every step of a sequential call reads
-    again; 0 for other calls.
+    again, `steps` how many there are; 0 for other calls.
     """
 
     call: IntArray
@@ -83,6 +83,7 @@ class Tasks:
     bounds: tuple[int, ...]
     accesses: tuple[Access, ...]
     kept: tuple[int, ...] = ()
+    steps: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.call)
@@ -113,12 +114,18 @@ def cut_tasks(region: BoundRegion, workers: int, microseconds: Callable[[BoundKe
         tuple(bounds),
         tuple(accesses),
         tuple(_kept(c.kernel) for c in region.calls),
+        tuple(_steps(c.kernel) for c in region.calls),
     )
 
 
 def is_sequential(kernel: BoundKernel) -> bool:
     """Whether a kernel runs in steps."""
     return any(a.sequential for a in kernel.kernel.program.axes)
+
+
+def _steps(kernel: BoundKernel) -> int:
+    sequential = [n for n, a in zip(kernel.grid, kernel.kernel.program.axes, strict=True) if a.sequential]
+    return prod(sequential) if sequential else 0
 
 
 def _kept(kernel: BoundKernel) -> int:

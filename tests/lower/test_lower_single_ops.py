@@ -252,6 +252,6 @@ def test_every_native_op_is_covered() -> None:
         "log_softmax",
     }
     covered |= {"layer_norm", "rms_norm", "matmul", "conv", "attention", "gather", "gather_elements", "gather_nd"}
-    covered |= {"winograd_input", "winograd_output"}  # in test_lower_winograd
+    covered |= {"winograd_input", "winograd_output", "lstm", "gru", "rnn"}  # in test_lower_winograd and _recurrent
     covered |= {"winograd_weight"}  # of constants only, so it is folded and never lowered
     assert {n for n in ops.known() if ops.get(n).kind is not Kind.OPAQUE} <= covered

@@ -26,7 +26,7 @@ def test_a_region_of_many_kernels() -> None:
         h.make_graph(nodes, "deep", ends[:1], ends[1:], weights), ir_version=8, opset_imports=[h.make_opsetid("", 17)]
     )
     start = time.process_time()
-    session = fusec.compile(model, threads=2)
+    session = fusec.compile(model, threads=2, passes="-fuse-chain")
     x = r.normal(size=(4, 16)).astype(np.float32)
     y = session.run({"x": x})["y"]
     assert time.process_time() - start < 15

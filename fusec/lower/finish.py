@@ -156,9 +156,9 @@ def drop_units(p: TileProgram) -> TileProgram:
     dropped = {n: 0 for n, a in p.axis.items() if a.extent == 1 and n not in needed}
     p = substitute_axes(p, dropped)
     for o in p.operands:
-        for d in reversed(range(len(o.shape))):
+        for d in (d for d in reversed(range(len(o.shape))) if o.shape[d] == 1):
             accesses = [x.index for s in p.stages for x in accesses_of(s, o.name)]
-            if o.shape[d] == 1 and accesses and all(i[d] == 0 and isinstance(i[d], int) for i in accesses):
+            if accesses and all(i[d] == 0 and isinstance(i[d], int) for i in accesses):
                 p = drop_dimension(p, o.name, d)
     return p
 

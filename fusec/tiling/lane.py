@@ -67,7 +67,7 @@ def _cost(program: TileProgram, stage: Stage, axis: str, isa: Isa) -> float:
     total, inside_names = 0.0, _inside_names(stage)
     is_fold = axis in [f.name for f in stage.folds]
     stored = {s.index for s in stage.stores}
-    turned = {x.index for x in stage.loads() if turned_axis(program, stage, axis) and x.index not in stored}
+    turned = {x.index for x in stage.loads()} - stored if turned_axis(program, stage, axis) else set()
     for operand, index, inside in _accesses(stage, inside_names):
         if program.operand[operand].role == "scalar":
             continue

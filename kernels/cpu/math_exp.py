@@ -88,8 +88,13 @@ def exp_below(f: Floats, x: Value) -> Value:
     return f.select(f.lt(x, f.c(-87.33)), f.c(0.0), exp_within(f, x)) if f.single else exp(f, x)
 
 
+def exp_beside_one(f: Floats, x: Value) -> Value:
+    """e^x that is added to 1 and divided by: the least normal number below that, infinite from 2^127.5 on."""
+    return exp_within(f, f.at_least(f.at_most(x, 89.0), -87.33)) if f.single else exp(f, x)
+
+
 def exp_within(f: Floats, x: Value) -> Value:
-    """e^x of floats where that is a normal number; elsewhere some number or other, but NaN for NaN."""
+    """e^x of floats where that is a normal number; NaN for NaN, infinite up to e^89, elsewhere something."""
     shifted, _, r = _reduce(f, x, f.bias)
     return f.mul(_exp_reduced(f, r), f.real(f.b.op("shl", f.bits(shifted), f.i(f.mantissa))))
 

@@ -19,7 +19,7 @@ from fusec.kernels.cpu.expression import Point
 from fusec.kernels.cpu.fold import Accumulator
 from fusec.kernels.cpu.joined import stores_inside
 from fusec.kernels.cpu.merged import split_merged
-from fusec.kernels.cpu.powers import BELOW, bound_powers
+from fusec.kernels.cpu.powers import BELOW, BESIDE, bound_powers
 from fusec.kernels.cpu.ranges import Ranges
 from fusec.kernels.cpu.squares import turned_axis
 from fusec.kernels.cpu.windows import LARGEST, Range, windows
@@ -75,7 +75,7 @@ class Nest:
     def _cost(self) -> int:
         """Operations of one point, roughly."""
         parts = (x for e in self.stage.expressions() for x in walk(e) if isinstance(x, Prim))
-        return sum(20 if x.name in TRANSCENDENTAL or x.name == BELOW else 1 for x in parts)
+        return sum(20 if x.name in TRANSCENDENTAL or x.name in (BELOW, BESIDE) else 1 for x in parts)
 
     def _copies(self) -> int:
         """How many vectors are computed side by side."""

@@ -13,11 +13,11 @@ from fusec.errors import BugError
 from fusec.ir.types import DType
 from fusec.kernels.cpu.builder import Builder, Value, constant, mangle, vector
 from fusec.kernels.cpu.floats import Floats
-from fusec.kernels.cpu.math_exp import exp_below
+from fusec.kernels.cpu.math_exp import exp_below, exp_beside_one
 from fusec.kernels.cpu.math_integer import integer_power, shift
 from fusec.kernels.cpu.math_real import REAL_FUNCTIONS, real_function, real_power
 from fusec.kernels.cpu.math_remainder import float_remainder
-from fusec.kernels.cpu.powers import BELOW
+from fusec.kernels.cpu.powers import BELOW, BESIDE
 from fusec.kernels.cpu.rounding import round_to_integer
 from fusec.target import Isa
 
@@ -28,7 +28,7 @@ _REGISTER = {
     DType.BOOL: "i1",
 }  # fmt: skip
 _MEMORY = _REGISTER | {DType.F16: "i16", DType.BF16: "i16", DType.BOOL: "i8"}
-_INEXACT = frozenset("add sub mul div floordiv mod rem sqrt".split()) | REAL_FUNCTIONS | {"pow", BELOW}
+_INEXACT = frozenset("add sub mul div floordiv mod rem sqrt".split()) | REAL_FUNCTIONS | {"pow", BELOW, BESIDE}
 
 
 def register_type(dtype: DType, lanes: int = 0) -> str:
@@ -180,8 +180,8 @@ class Arithmetic:
                 return b.compare("oeq", b.intrinsic("llvm.fabs", x), constant(x.type, float("inf")))
             case "eq" | "ne" | "lt" | "le" | "gt" | "ge":
                 return b.compare(("u" if name == "ne" else "o") + name, x, args[1])
-        if name == BELOW:
-            return exp_below(Floats.of(b, self.isa, x), x)
+        if name in (BELOW, BESIDE):
+            return (exp_below if name == BELOW else exp_beside_one)(Floats.of(b, self.isa, x), x)
         if name in REAL_FUNCTIONS:
             return real_function(b, self.isa, name, x)
         raise BugError(f"{name} of floats")

@@ -137,3 +137,25 @@ def test_argmax_takes_the_first_of_equals_and_of_nans(check: Check, dtype: str, 
             x[2] = -np.inf
             x[3, 0] = np.inf
         check(ARGMAX.format(t=dtype), [lane], {"I": 6, "K": n}, {"x": x}, tile={"i": 4})
+
+
+SIGMOID = """
+program sigmoid(I)
+task i: I
+input x: f32[I]
+output y: f32[I], z: f32[I]
+stage i
+  t = exp(-x[i])
+  y[i] = 1.0 / (exp(-x[i]) + 1.0)
+  z[i] = x[i] / (1.0 + exp(-x[i]))
+"""
+
+
+def test_sigmoids_to_the_ends_of_their_range(check: Check) -> None:
+    edges = [0.0, -0.0, 87.0, 87.4, 88.3, 88.4, 88.72, 88.73, 89.0, 90.0, 103.0, 1e4, 3e38, np.inf]
+    x = np.concatenate([edges, np.negative(edges), [np.nan], np.linspace(-87, 87, 5001)]).astype(np.float32)
+    finite = np.where(np.isinf(x), 1.0, x).astype(np.float32)  # x / (1 + e^-x) is NaN at -inf
+    assert np.nanmin(check(SIGMOID, ["i"], {"I": len(x)}, {"x": finite}, rtol=1e-6)["y"]) >= 0.0
+    alone = SIGMOID.replace(", z: f32[I]", "").replace("  z[i] = x[i] / (1.0 + exp(-x[i]))\n", "")
+    got = check(alone, ["i"], {"I": len(x)}, {"x": x}, rtol=1e-6)["y"]
+    assert got[len(edges) - 1] == 1.0 and got[2 * len(edges) - 1] == 0.0

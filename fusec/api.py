@@ -18,6 +18,7 @@ from fusec.trace import ASSEMBLY, IR, KERNELS, SCHEDULES, SOURCES, STAGES, Trace
 
 if TYPE_CHECKING:
     from fusec.cache import ObjectCache
+    from fusec.host.bodies import CompileBody
     from fusec.ir.dim import Extent
     from fusec.ir.graph import Graph
     from fusec.rewrite.fused import FusedGraph
@@ -184,12 +185,36 @@ def open_session(
         trace.log(STAGES, lambda: f"the plan is for {plan.target}: its kernels are made again for {host()}")
         with trace.stage("retarget"), plan.blamed():
             plan = retarget(plan, host())
+    limits = limits or Knobs.read().limits
     with trace.stage("codegen"), plan.blamed():
         session = Session(
-            plan, threads=threads, limits=limits or Knobs.read().limits, cache=open_cache(), watch=_watch(plan, trace)
+            plan,
+            threads=threads,
+            limits=limits,
+            cache=open_cache(),
+            watch=_watch(plan, trace),
+            compile_body=_body_compiler(plan, threads, limits, trace),
         )
     _show_code(plan, trace)
     return session
+
+
+def _body_compiler(plan: Plan, threads: int | None, limits: Limits, trace: Trace) -> CompileBody:
+    """What compiles a branch of a host step while its plan runs. The stages are imported only then."""
+
+    def compile_body(model: Any, constants: Mapping[str, Any]) -> Callable[..., list[Any]]:
+        from fusec.frontend.read import read_model
+
+        inner = trace.inner(model.graph.name)
+        with inner.stage("read"):
+            graph = read_model(model, limits=limits, constants=constants)
+        inner.log(IR, lambda: f"# as read\n{graph}")
+        options = Options(device=str(plan.target), limits=limits)
+        return open_session(
+            compile_graph_plan(graph, options, inner), threads=threads, limits=limits, trace=inner
+        ).run_list
+
+    return compile_body
 
 
 def open_cache() -> ObjectCache:

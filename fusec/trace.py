@@ -104,6 +104,10 @@ class Trace:
         self._files += 1
         return path
 
+    def inner(self, name: str) -> Trace:
+        """The diary of a compile that happens while a plan runs; it dumps into a folder of its own."""
+        return Trace(self.debug, self.folder and self.folder / _file_name(name), self.show)
+
     def report(self) -> str:
         """All records as a table, in order of finishing."""
         return "\n".join(map(str, self.records))

@@ -6,7 +6,9 @@ import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
+import numpy.typing as npt
 import onnx
 
 from fusec.errors import FusecError, ModelError, UsageError, nearest
@@ -30,13 +32,15 @@ def read_model(
     limits: Limits | None = None,
     dims: Mapping[str, int] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    constants: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> Graph:
     """Read an ONNX model.
 
-    `dims` fixes named dimensions (`{"N": 1}`), `shapes` whole inputs (`{"x": (1, 3)}`). Raises ModelError where the model
+    `dims` fixes named dimensions (`{"N": 1}`), `shapes` whole inputs (`{"x": (1, 3)}`); `constants` are inputs that become
+    weights. Raises ModelError where the model
     is not valid, UnsupportedError naming every op that nothing here can run, ResourceError where a limit is passed.
     """
-    return read_loaded(load_source(source), limits=limits, dims=dims, shapes=shapes)
+    return read_loaded(load_source(source), limits=limits, dims=dims, shapes=shapes, constants=constants)
 
 
 def read_loaded(
@@ -45,11 +49,12 @@ def read_loaded(
     limits: Limits | None = None,
     dims: Mapping[str, int] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    constants: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> Graph:
     """The graph of a model that `load_source` gave; callers that need its SHA-256 load it themselves."""
     try:
         with no_collection():
-            return _read(loaded, limits or Limits(), dict(dims or {}), dict(shapes or {}))
+            return _read(loaded, limits or Limits(), dict(dims or {}), dict(shapes or {}), constants or {})
     except FusecError as e:
         e.path = e.path or loaded.path or None
         raise
@@ -57,7 +62,13 @@ def read_loaded(
         raise ModelError("the model holds text that is not UTF-8", hint="the file is damaged") from None
 
 
-def _read(loaded: Loaded, limits: Limits, dims: dict[str, int], shapes: dict[str, Sequence[int]]) -> Graph:
+def _read(
+    loaded: Loaded,
+    limits: Limits,
+    dims: dict[str, int],
+    shapes: dict[str, Sequence[int]],
+    constants: Mapping[str, npt.NDArray[Any]],
+) -> Graph:
     model = loaded.proto
     check_text(model)
     versions = check_versions(model, limits)
@@ -67,6 +78,8 @@ def _read(loaded: Loaded, limits: Limits, dims: dict[str, int], shapes: dict[str
     builder = Builder(limits, SymbolTable(given=_checked_dims(dims)))
     importer = Importer(builder, inliner, loaded.folder)
     importer.add_initializers(model.graph)
+    for name, array in constants.items():
+        builder.add_weight(name, array)
     _add_inputs(builder, model.graph, shapes)
     unknown = sorted(set(dims) - builder.symbols.used)
     if unknown:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from fusec.errors import ExecutionError, FusecError, UnsupportedError
+from fusec.host.bodies import Branches, CompileBody
 from fusec.host.compiled import compile_function
 from fusec.host.evaluator import can_run, own_ops
 from fusec.host.proto import read_proto
@@ -31,10 +32,13 @@ def run_host(node: Node, inputs: Sequence[object]) -> list[object]:
 class HostRunner:
     """An opaque node, ready to run: the evaluator is built at the first call, when the inputs' types are seen.
 
-    Safe to call from several threads; outputs are fresh arrays of the declared dtypes.
+    Safe to call from several threads; outputs are fresh arrays of the declared dtypes. With `compile_body` the branches of
+    an If run as plans of their own, in which the inputs at the positions `constants` are constants.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(
+        self, node: Node, compile_body: CompileBody | None = None, constants: Collection[int] = frozenset()
+    ) -> None:
         self.node = node
         self._op = str(node.attr("op_type"))
         self._origin = _printable(node.origin[0] if node.origin else self._op)
@@ -42,9 +46,15 @@ class HostRunner:
         self._names = [*self._proto.input, *node.attr("captures", ())]
         self._evaluators: dict[tuple[str, ...], ReferenceEvaluator] = {}
         self._check_functions()
+        self._branches: Branches | None = None
+        if compile_body is not None and self._op == "If" and not node.attr("domain"):
+            self._branches = Branches(node, self._proto, frozenset(constants), compile_body)
 
     def __call__(self, inputs: Sequence[object]) -> list[object]:
         """The outputs in order, None for one that the node does not make. ExecutionError where the op fails."""
+        made = None if self._branches is None else self._branches(inputs)
+        if made is not None:
+            return [self._normalised(v, i) for i, v in enumerate(made)]
         feeds = {n: v for n, v in zip(self._names, inputs, strict=True) if n}
         try:
             with np.errstate(all="ignore"):
@@ -58,8 +68,13 @@ class HostRunner:
                 node=self._origin,
                 op=self._op,
             ) from e
-        made = dict(zip((o for o in self._proto.output if o), results, strict=True))
-        return [self._normalised(made.get(o), i) if o else None for i, o in enumerate(self._proto.output)]
+        by_name = dict(zip((o for o in self._proto.output if o), results, strict=True))
+        return [self._normalised(by_name.get(o), i) if o else None for i, o in enumerate(self._proto.output)]
+
+    def forget_locks(self) -> None:
+        """In the child of a fork: a lock may be held by a thread that is not here."""
+        if self._branches is not None:
+            self._branches.forget_locks()
 
     def _check_functions(self) -> None:
         """UnsupportedError where a users' function is missing, CompileError where one cannot be compiled."""

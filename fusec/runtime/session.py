@@ -28,6 +28,7 @@ from fusec.runtime.workers import check_workers, default_workers
 
 if TYPE_CHECKING:
     from fusec.cache import ObjectCache
+    from fusec.host.bodies import CompileBody
 
 Array = npt.NDArray[Any]
 
@@ -59,6 +60,7 @@ class Session:
         code: Callable[[Kernel], CallCode] | None = None,
         microseconds: Callable[[BoundKernel], float] | None = None,
         watch: Callable[[RegionBinding], None] | None = None,
+        compile_body: CompileBody | None = None,
     ) -> None:
         """Build or find the machine code of a plan and make it runnable.
 
@@ -70,6 +72,7 @@ class Session:
             code: Machine code per kernel, where the caller has it already.
             microseconds: The estimate of one average tile that schedules are made with.
             watch: Is shown every region that is planned for new shapes.
+            compile_body: Compiles branches of host steps when they are taken; without it the evaluator runs them.
 
         Raises:
             ExecutionError: this machine cannot run the plan's target.
@@ -94,7 +97,7 @@ class Session:
         self._names = tuple(v.name for v in plan.outputs)
         self._listed = list(self._names)
         self._shapes: dict[tuple[Any, ...], _Bound] = {}
-        self._steps = Steps(plan, self._planner, self._forget)
+        self._steps = Steps(plan, self._planner, self._forget, compile_body)
         self._direct = _is_direct(plan)
         self._fast = _fast_path(plan, self._shapes, self._planner.driver.run) if self._direct else None
         _sessions.add(self)

@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,11 @@ from fusec.runtime.binding import Planner, RegionBinding
 from fusec.runtime.inputs import Symbols, describe_type
 from fusec.runtime.weights import Weights
 
+if TYPE_CHECKING:
+    from fusec.host.bodies import CompileBody
+    from fusec.host.run import HostRunner
+
 Array = npt.NDArray[Any]
-HostCall = Callable[[Sequence[object]], list[object]]
 
 BINDINGS = 64
 BINDING_BYTES = 512 << 20
@@ -40,20 +43,27 @@ class _Region:
 
 @dataclass(frozen=True, eq=False)
 class _Host:
-    """A host step, ready to be called, and what it reads and makes."""
+    """A host step, ready to be called, and what it reads and makes; constants are found once."""
 
     node: Node
-    call: HostCall
+    call: HostRunner
+    constants: Mapping[str, Any]
 
 
 class Steps:
     """The steps of a plan. Any number of threads may run them at once; a lock is held only while a region is planned."""
 
-    def __init__(self, plan: Plan, planner: Planner, on_drop: Callable[[RegionBinding], None]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        planner: Planner,
+        on_drop: Callable[[RegionBinding], None],
+        compile_body: CompileBody | None = None,
+    ) -> None:
         self.plan = plan
         self.planner = planner
         self.weights: Weights = planner.weights
-        self._steps = [_prepare(plan, i, s) for i, s in enumerate(plan.steps)]
+        self._steps = [self._prepare(i, s, compile_body) for i, s in enumerate(plan.steps)]
         self._drop_after = _last_uses(plan)
         self._read = _read_values(plan)
         self._bindings: OrderedDict[tuple[int, tuple[int, ...]], RegionBinding] = OrderedDict()
@@ -116,6 +126,22 @@ class Steps:
         self._lock = threading.Lock()
         for binding in list(self._bindings.values()):
             binding.idle.clear()
+        for step in self._steps:
+            if isinstance(step, _Host):
+                step.call.forget_locks()
+
+    def _prepare(self, index: int, step: HostStep | RegionStep, compile_body: CompileBody | None) -> _Region | _Host:
+        if isinstance(step, RegionStep):
+            return _Region(index, step, region_symbols(self.plan, step))
+        from fusec.host.run import HostRunner
+
+        constants: dict[str, Any] = {}
+        for v in step.node.operands:
+            fixed = not isinstance(v.type, TensorType) or v.type.is_static
+            if fixed and (v.name in self.weights or self.plan.root(v.name) in self.weights):
+                constants[v.name] = self._value({}, Symbols.empty(), v.name)
+        places = [i for i, v in enumerate(step.node.inputs) if v is not None and v.name in constants]
+        return _Host(step.node, HostRunner(step.node, compile_body, places), constants)
 
     def _trim(self) -> None:
         """Drop bindings that were not used since the last look, oldest first, until count and bytes are within bounds."""
@@ -135,7 +161,11 @@ class Steps:
                 self._on_drop(binding)
 
     def _run_host(self, step: _Host, env: dict[str, Any], symbols: Symbols) -> None:
-        inputs = [None if v is None else self._value(env, symbols, v.name) for v in step.node.inputs]
+        fixed = step.constants
+        inputs = [
+            None if v is None else fixed[v.name] if v.name in fixed else self._value(env, symbols, v.name)
+            for v in step.node.inputs
+        ]
         made = step.call(inputs)
         for value, result in zip(step.node.outputs, made, strict=True):
             if result is not None or value.name in self._read:  # optional outputs that nobody asked for are not made
@@ -188,14 +218,6 @@ class Steps:
                     value = value.copy(order="C")
             out.append(value)
         return out
-
-
-def _prepare(plan: Plan, index: int, step: HostStep | RegionStep) -> _Region | _Host:
-    if isinstance(step, RegionStep):
-        return _Region(index, step, region_symbols(plan, step))
-    from fusec.host.run import HostRunner
-
-    return _Host(step.node, HostRunner(step.node))
 
 
 def region_symbols(plan: Plan, step: RegionStep) -> tuple[str, ...]:

@@ -42,6 +42,10 @@ GEMV_WEIGHTS = 16 << 10
 """Weights that a tile of a vector-matrix product reads: few, so that even a small layer can be split."""
 PANEL_ELEMENTS = 64 << 10
 """Elements of the locals of a chain's tile: 256 KiB, in the second level cache with the weights going past."""
+MORE_ROWS = 132
+"""Rows of a tile of a large weight, ..."""
+LARGE_WEIGHT = 512 << 10
+"""... of so many elements, which each tile brings from beyond the second level cache."""
 
 
 def product_tiles(
@@ -96,7 +100,8 @@ def _rows(program: TileProgram, form: Contraction, rows: int, depth: Extent, has
         limit = maximum(fewest, minimum(most, floordiv(PANEL_ELEMENTS, maximum(1, _panel(program)))))
     elif _is_stored(program, form) and _is_direct(program, form):
         fits = minimum(1, floordiv(A_ELEMENTS, maximum(1, extent * depth)))
-        limit = most + fits * (ALL_ROWS // rows * rows - most)
+        large = minimum(1, floordiv(depth * program.axis[form.n].extent, LARGE_WEIGHT))
+        limit = most + maximum(fits * (ALL_ROWS // rows * rows - most), large * (MORE_ROWS // rows * rows - most))
     elif _is_stored(program, form):
         task = floordiv(TASK_FLOPS, maximum(1, 2 * COLUMNS_AFTER_PROLOGUE * depth))
         limit = maximum(fewest, minimum(most, task))

@@ -93,7 +93,8 @@ class _Parameters:
 
     def extent(self, axis: str) -> Extent:
         """The extent of an axis in the program: its parameter, or the number of taps."""
-        return self.p.axis[axis].extent if axis in self.taps else symbol(self.axis_name[axis].upper())
+        number = self.leader[axis] in self.taps  # axes that mean the same have one name, so one extent
+        return self.p.axis[axis].extent if number else symbol(self.axis_name[axis].upper())
 
     def operand(self, o: Operand) -> Operand:
         """An operand with its dimensions in parameters, as its accesses suggest."""

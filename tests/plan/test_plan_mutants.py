@@ -62,7 +62,8 @@ def plans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, build in MODELS.items():
         built = build()
         path = out[name] = folder / f"{name}.fplan"
-        path.write_bytes(b"".join(serialise(fusec.compile(built.model(), threads=1).plan)))
+        passes = "-fuse-chain" if name == "mlp" else ""  # a value between kernels that a mutant can lie about
+        path.write_bytes(b"".join(serialise(fusec.compile(built.model(), threads=1, passes=passes).plan)))
         np.savez(path.with_suffix(".npz"), **built.feeds)
     return out
 
@@ -134,6 +135,7 @@ def load_and_run(data: bytes, path: Path) -> None:
         ("mlp", CONTENTS, '"rows":6', '"rows":1000000000', "register tiles"),
         ("mlp", CONTENTS, '"vectors":2', '"vectors":0', "register tiles"),
         ("mlp", CONTENTS, '"template":"contract"', '"template":"exec"', "template"),
+        ("mlp", CONTENTS, '"template":"contract"', '"template":"stream"', "no attention"),
         ("mlp", CONTENTS, '1/16 0 1%16', '1/24 0 1%24', "cannot reshape|weight"),
         ("mlp", CONTENTS, '1/16 0 1%16', '1/16 1%16 0', "layout"),
         ("mlp", CONTENTS, '"kernels":{', '"kernels":{"p77":[],', "p77"),

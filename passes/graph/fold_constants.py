@@ -64,8 +64,8 @@ def _foldable(n: Node, weights: list[Weight], most: int) -> bool:
     read = sum(w.array.nbytes for w in weights)
     if n.op == "expand" and made > max(SMALL, read):
         return False  # readers broadcast for nothing; storing the copies would cost memory and bandwidth
-    if n.op in ("transpose", "reshape") and len(t.dims) > 2:
-        return made <= max(most, read)  # the weight of a convolution, whose layout its model did not choose
+    if n.op in ("transpose", "reshape", "mul") and len(t.dims) > 2:
+        return made <= max(most, read)  # a convolution's weight in the layout that we chose, a norm's scale in it
     return made <= most
 
 

@@ -55,3 +55,9 @@ def test_real_models(name: str, most: int) -> None:
     if not path.is_file():
         pytest.skip(f"{path} is missing: python -m bench.models.fetch")
     assert len(transposes(optimise(read_model(str(path)), CONTEXT))) <= most
+
+
+def test_large_weights_are_permuted_and_scaled_ahead_too() -> None:
+    small = PassContext(Target("cpu", "generic"), Limits(fold_bytes=1 << 10))
+    g = optimise(read_model(residual().model()), small)
+    assert {n.operands[1].name for n in g.nodes if n.op == "conv"} <= g.weights.keys()

@@ -100,12 +100,14 @@ class Planner:
 class RegionBinding:
     """One region for one combination of symbols: its image, and frames that wait for the next run.
 
-    `inputs` and `outputs` are root values in the order of the frame's IO words; `fresh` the shape and dtype of each output.
+    `inputs` and `outputs` are root values in the order of the frame's IO words; `expected` and `fresh` their
+    shapes and dtypes.
     """
 
     __slots__ = (
         "bytes",
         "driver",
+        "expected",
         "fresh",
         "idle",
         "image",
@@ -135,6 +137,7 @@ class RegionBinding:
         self.driver = planner.driver
         self.bytes = image.bytes
         self.fresh: tuple[Spec, ...] = tuple(_spec(region, n) for n in outputs)
+        self.expected: tuple[Spec, ...] = tuple(_spec(region, n) for n in inputs)
         self.idle: list[Frame] = []
         self.used = True
 
@@ -171,8 +174,7 @@ class RegionBinding:
 
     def check(self, arrays: Sequence[Array]) -> None:
         """ExecutionError where an array has another shape or dtype than its buffer: kernels trust that it has not."""
-        for name, array in zip(self.inputs, arrays, strict=True):
-            shape, dtype = _spec(self.region, name)
+        for name, array, (shape, dtype) in zip(self.inputs, arrays, self.expected, strict=True):
             if array.shape != shape or array.dtype != dtype:
                 raise ExecutionError(
                     f"{name} is {array.dtype}{list(array.shape)}, the region that reads it was planned for "
@@ -241,5 +243,5 @@ def _least_bytes(region: BoundRegion) -> int:
 def _spec(region: BoundRegion, name: str) -> Spec:
     buffer = region.buffers[name]
     if buffer.dtype is None:
-        raise ExecutionError(f"output {name} of a region has no dtype")
+        raise ExecutionError(f"{name} in a region has no dtype")
     return buffer.shape, buffer.dtype.numpy

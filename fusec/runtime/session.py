@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from fusec.errors import ExecutionError, InputError, nearest
 from fusec.ir.graph import Value
-from fusec.ir.types import TensorType
+from fusec.ir.types import DType, TensorType
 from fusec.kernels.kernel import BoundKernel, Kernel
 from fusec.knobs import Limits
 from fusec.plan.plan import Plan, RegionStep
@@ -21,7 +21,7 @@ from fusec.runtime.binding import IDLE_BYTES, IDLE_FRAMES, Planner, RegionBindin
 from fusec.runtime.code import KernelCode, check_target, driver_for, forget_lock
 from fusec.runtime.frame import CallCode, Frame, place
 from fusec.runtime.inputs import Feeds, as_value, named_feeds
-from fusec.runtime.steps import Steps, shape_of
+from fusec.runtime.steps import READY, Steps, shape_of
 from fusec.runtime.team import SUPPORTED, process_team
 from fusec.runtime.weights import Weights
 from fusec.runtime.workers import check_workers, default_workers
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-READY = 0x101
-"""The numpy flags of an array that kernels can read as it is: C-contiguous and aligned."""
 FAST_SHAPES = 256
 """How many combinations of input shapes the fast path knows at most."""
 
@@ -96,6 +94,7 @@ class Session:
         )
         self._names = tuple(v.name for v in plan.outputs)
         self._listed = list(self._names)
+        self._kinds: dict[object, tuple[np.dtype[Any], int] | None] = {v.name: _plain_kind(v) for v in plan.inputs}
         self._shapes: dict[tuple[Any, ...], _Bound] = {}
         self._steps = Steps(plan, self._planner, self._forget, compile_body)
         self._direct = _is_direct(plan)
@@ -185,8 +184,17 @@ class Session:
         return self._steps.run(values, wanted)
 
     def _checked(self, feeds: Feeds) -> dict[str, Any]:
+        if type(feeds) is dict and len(feeds) == len(self._kinds) and all(map(self._fits, feeds, feeds.values())):
+            return dict(feeds)
         given = named_feeds(self.inputs, feeds)
         return {v.name: as_value(v, given[v.name]) for v in self.inputs}
+
+    def _fits(self, name: object, array: object) -> bool:
+        """Whether a feed can be read as it is: then it need not be looked at more closely."""
+        kind = self._kinds.get(name)
+        if kind is None or type(array) is not np.ndarray or array.flags.num & READY != READY:
+            return False
+        return array.dtype is kind[0] and array.ndim == kind[1]
 
     def _check_outputs(self, wanted: Sequence[str]) -> None:
         if isinstance(wanted, str):
@@ -221,6 +229,14 @@ class Session:
         """A binding has left the cache: the fast path must not keep it alive."""
         for key in [k for k, b in list(self._shapes.items()) if b[0] is binding]:
             self._shapes.pop(key, None)
+
+
+def _plain_kind(value: Value) -> tuple[np.dtype[Any], int] | None:
+    """The dtype and rank of a tensor of numbers; None for all else."""
+    kind = value.type
+    if not isinstance(kind, TensorType) or kind.shape is None or kind.dtype is DType.STRING:
+        return None
+    return kind.dtype.numpy, len(kind.shape)
 
 
 def _is_direct(plan: Plan) -> bool:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fusec.errors import ExecutionError, InputError
 from fusec.ir.dim import Extent, evaluate, symbols_of
-from fusec.ir.graph import Node
+from fusec.ir.graph import Node, Value
 from fusec.ir.types import DType, TensorType, Type, symbols_in
 from fusec.plan.plan import HostStep, Plan, RegionStep
 from fusec.runtime.binding import Planner, RegionBinding
@@ -30,6 +30,10 @@ Array = npt.NDArray[Any]
 BINDINGS = 64
 BINDING_BYTES = 512 << 20
 """How many bindings a session keeps of each region, and how much memory the frames of all may have; the newest stays."""
+KNOWN_SHAPES = 256
+"""For how many combinations of input shapes the symbols are kept."""
+READY = 0x101
+"""The numpy flags of an array that kernels can read as it is: C-contiguous and aligned."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +52,8 @@ class _Host:
     node: Node
     call: HostRunner
     constants: Mapping[str, Any]
+    shaped: tuple[Value, ...]
+    """The outputs whose shapes are declared."""
 
 
 class Steps:
@@ -67,6 +73,7 @@ class Steps:
         self._drop_after = _last_uses(plan)
         self._read = _read_values(plan)
         self._bindings: OrderedDict[tuple[int, tuple[int, ...]], RegionBinding] = OrderedDict()
+        self._symbols: dict[tuple[Any, ...], Symbols] = {}
         self._on_drop = on_drop
         self._lock = threading.Lock()
         self.finished: Callable[[int, RegionBinding | None, int, int], None] | None = None
@@ -92,9 +99,15 @@ class Steps:
 
     def symbols(self, feeds: Mapping[str, Any]) -> Symbols:
         """The symbols that the shapes of the inputs determine. InputError where they contradict."""
-        symbols = Symbols.empty()
-        symbols.match_all((v.name, v.type, feeds[v.name]) for v in self.plan.inputs if feeds[v.name] is not None)
-        return symbols
+        shapes = tuple([getattr(feeds[v.name], "shape", None) for v in self.plan.inputs])
+        found = self._symbols.get(shapes)
+        if found is None:
+            found = Symbols.empty()
+            found.match_all((v.name, v.type, feeds[v.name]) for v in self.plan.inputs if feeds[v.name] is not None)
+            if len(self._symbols) >= KNOWN_SHAPES:
+                self._symbols.clear()
+            self._symbols[shapes] = found
+        return Symbols(dict(found.values), dict(found.origin))
 
     def binding(self, index: int, symbols: Mapping[str, int]) -> RegionBinding:
         """The region of a step for these symbols, from the cache or planned now."""
@@ -141,7 +154,8 @@ class Steps:
             if fixed and (v.name in self.weights or self.plan.root(v.name) in self.weights):
                 constants[v.name] = self._value({}, Symbols.empty(), v.name)
         places = [i for i, v in enumerate(step.node.inputs) if v is not None and v.name in constants]
-        return _Host(step.node, HostRunner(step.node, compile_body, places), constants)
+        shaped = tuple(v for v in step.node.outputs if isinstance(v.type, TensorType) and v.type.shape is not None)
+        return _Host(step.node, HostRunner(step.node, compile_body, places), constants, shaped)
 
     def _trim(self) -> None:
         """Drop bindings that were not used since the last look, oldest first, until count and bytes are within bounds."""
@@ -170,7 +184,9 @@ class Steps:
         for value, result in zip(step.node.outputs, made, strict=True):
             if result is not None or value.name in self._read:  # optional outputs that nobody asked for are not made
                 env[value.name] = _checked(step.node, value.name, value.type, result)
-        named = [(v.name, v.type, env.get(v.name)) for v in step.node.outputs]
+        if not step.shaped:
+            return
+        named = [(v.name, v.type, env.get(v.name)) for v in step.shaped]
         outputs = [(name, kind, array) for name, kind, array in named if isinstance(array, np.ndarray)]
         try:
             symbols.match_all(outputs, "output")
@@ -202,20 +218,21 @@ class Steps:
         value = self._value(env, symbols, name)
         if not isinstance(value, np.ndarray):
             raise ExecutionError(f"a region reads {name!r}, which is {type(value).__name__} and not a tensor")
-        return np.require(value, requirements=["C", "A"])
+        return value if value.flags.num & READY == READY else np.require(value, requirements=["C", "A"])
 
     def _results(
         self, env: Mapping[str, Any], symbols: Symbols, feeds: Mapping[str, Any], wanted: Sequence[str]
     ) -> list[Any]:
         out: list[Any] = []
+        others = [a for a in feeds.values() if isinstance(a, np.ndarray)]
         for name in wanted:
             value = self._value(env, symbols, name)
             if isinstance(value, np.ndarray):
                 root = self.plan.root(name)
-                others = [a for a in (*feeds.values(), *out) if isinstance(a, np.ndarray)]
                 borrowed = root in self.weights or any(np.may_share_memory(value, a) for a in others)
                 if borrowed or not value.flags.c_contiguous or not value.flags.writeable:
                     value = value.copy(order="C")
+                others.append(value)
             out.append(value)
         return out
 

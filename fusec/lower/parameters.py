@@ -273,7 +273,7 @@ def window_axes(p: TileProgram) -> frozenset[str]:
                     if isinstance(i, Dim) and i.symbols & points:
                         found |= i.symbols & few
     leader = same_axes(p)
-    return frozenset(a for a in found if leader[a] == a)
+    return frozenset(leader[a] for a in found)
 
 
 def narrow_axes(p: TileProgram) -> frozenset[str]:
@@ -286,7 +286,7 @@ def narrow_axes(p: TileProgram) -> frozenset[str]:
         last = {str(x.index[-1]) for x in s.stores if x.index and p.operand[x.operand].role != "local"}
         found |= {a for a in s.axis_names if a in last and p.axis[a].extent in (2, 3)}
     leader = same_axes(p)
-    return frozenset(a for a in found if leader[a] == a)
+    return frozenset(leader[a] for a in found)
 
 
 def axis_roles(p: TileProgram) -> dict[str, str]:

@@ -247,3 +247,11 @@ def test_colours_are_too_few_for_a_parameter() -> None:
         [apply("transpose", "y", value("x", B, 5, 7, 8), perm=(0, 2, 3, 1))], {"x": x(2, 5, 7, 8)}, symbols={"B": 2}
     )
     assert ": 5\n" not in body(call)
+
+
+def test_parts_of_two_columns_share_their_number() -> None:
+    parts = [
+        apply("slice", n, value("x", 4, 5), starts=(0, k), sizes=(4, 2), steps=(1, 1)) for k, n in enumerate("abc")
+    ]
+    call = check([*parts, apply("concat", "y", *(p.output for p in parts), axis=0)], {"x": x(4, 5)})
+    assert ": 2\n" in body(call)

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "frontend"))
 from recurrent_models import random_case
 
 import fusec
+from bench.models.recurrent import lstm_nodes
 from fusec.plan.plan import RegionStep
 
 
@@ -25,3 +26,15 @@ def test_compiled_layers(seed: int) -> None:
     for a, b, want in zip(one, two, case.wanted(), strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_allclose(a, want, rtol=2e-5, atol=2e-5)
+
+
+def test_layers_run_side_by_side() -> None:
+    """Two workers share layers out, meet rarely, and compute the same bits as one."""
+    built = lstm_nodes(batch=2, layers=3, steps=96, hidden=64)
+    sessions = [fusec.compile(built.model(), threads=n) for n in (1, 2)]
+    one, two = (s.run_list(built.feeds) for s in sessions)
+    np.testing.assert_array_equal(one[0], two[0])
+    together = sessions[1].binding_of(built.feeds).schedules[-1]
+    assert together.workers == 2
+    assert together.makespan < 0.8 * together.work
+    assert len(together.waits) < 96

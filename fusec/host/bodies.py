@@ -153,7 +153,7 @@ class Branch:
         graph.CopyFrom(self._graph)
         graph.name = self.name
         del graph.output[:]
-        for name in dict.fromkeys(self._outputs):
+        for name in self._outputs:
             graph.output.add(name=name)
         symbols: dict[Extent, str] = {}
         for name, i in (*self._fixed.items(), *self._varying.items()):

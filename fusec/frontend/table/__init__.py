@@ -25,5 +25,6 @@ from fusec.frontend.table import (  # noqa: F401  # each fills ROWS when it is i
     scatter,
     spectrum,
     transformer,
+    trees,
     view,
 )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 import fusec.frontend.table  # noqa: F401  # fills ROWS and KNOWN_ROWS
 from fusec.errors import ModelError, ResourceError
 from fusec.frontend.builder import Bound, Builder, Contradiction, NotNative
 from fusec.frontend.call import KNOWN_ROWS, Call, domain_of
+from fusec.frontend.deferred import WHY, Deferred, hides_rank
 from fusec.frontend.functions import FlatNode, Inliner
 from fusec.frontend.known import Known
 from fusec.frontend.messages import clean
@@ -25,7 +27,7 @@ from fusec.ir.graph import Value
 
 @dataclass
 class Importer:
-    """Imports nodes one by one into a builder. The stack holds what is still to do: the model, then inlined branches."""
+    """Imports nodes one by one into a builder. With `may_defer` what follows a branch of unknown rank becomes one step."""
 
     builder: Builder
     inliner: Inliner
@@ -33,10 +35,25 @@ class Importer:
     refusals: Refusals = field(default_factory=Refusals)
     branches: int = 0
     count: int = 0
+    may_defer: bool = False
+    deferred: Deferred = field(default_factory=Deferred)
+    imported: list[FlatNode] = field(default_factory=list)
 
-    def run(self, nodes: Sequence[onnx.NodeProto], versions: Mapping[str, int]) -> None:
-        """Import all nodes in order."""
-        stack: list[Iterator[FlatNode]] = [self.inliner.flatten(nodes, versions)]
+    def run(self, nodes: Sequence[onnx.NodeProto], versions: Mapping[str, int], outputs: Collection[str]) -> None:
+        """Import all nodes in order; `outputs` are the names that the model gives back."""
+        self._walk(self.inliner.flatten(nodes, versions))
+        if self.deferred.nodes:
+            self.may_defer, waiting = False, self.deferred
+            self.deferred = Deferred()
+            whole = waiting.with_sizes(self.builder, self.imported)
+            if whole.is_body:
+                self._import_step(whole.step(waiting.nodes[0], outputs))
+            else:
+                self._walk(iter(waiting.nodes))
+
+    def _walk(self, nodes: Iterator[FlatNode]) -> None:
+        """Import nodes. The stack holds what is still to do: the model, then inlined branches."""
+        stack = [nodes]
         while stack:
             flat = next(stack[-1], None)
             if flat is None:
@@ -47,6 +64,9 @@ class Importer:
                 raise ResourceError(
                     f"the model has more than {self.builder.limits.max_nodes} nodes", hint="see --max-nodes"
                 )
+            if self.deferred.depends(flat):
+                self.deferred.add(flat)
+                continue
             branch = self._taken_branch(flat)
             if branch is not None:
                 stack.append(branch)
@@ -63,10 +83,26 @@ class Importer:
             self.builder.add_weight(names.get(name, name), sparse_array(s, self.builder.limits, self.folder))
 
     def _import(self, flat: FlatNode) -> None:
-        call = self._call(flat)
+        call, mark = self._call(flat), len(self.builder.nodes)
         results = self._known(call)
         if results is None:
             results = self._native(call)
+        condition = call.inputs[0] if self.may_defer and call.inputs and not self.refusals.kinds else None
+        if hides_rank(flat, condition, results, self.builder):
+            self._undo(mark)
+            self.deferred.add(flat)
+            return
+        self._bind(flat, results)
+        if self.may_defer:
+            self.imported.append(flat)
+
+    def _import_step(self, flat: FlatNode) -> None:
+        """Import the step of the deferred nodes, whose condition is no value of the model."""
+        always = self.builder.constant(np.array(True))
+        call = Call(self.builder, flat.proto, flat.versions, (always,), (flat.origin,))
+        self._bind(flat, make_opaque(call, self.refusals, WHY))
+
+    def _bind(self, flat: FlatNode, results: Sequence[Bound | None]) -> None:
         for name, result in zip(flat.proto.output, results, strict=False):
             if name and result is not None:
                 self.builder.bind(name, result)

@@ -37,7 +37,7 @@ def read_model(
     """Read an ONNX model.
 
     `dims` fixes named dimensions (`{"N": 1}`), `shapes` whole inputs (`{"x": (1, 3)}`); `constants` are inputs that become
-    weights. Raises ModelError where the model
+    weights, in the body of a host step, which is itself not split into steps by rank. Raises ModelError where the model
     is not valid, UnsupportedError naming every op that nothing here can run, ResourceError where a limit is passed.
     """
     return read_loaded(load_source(source), limits=limits, dims=dims, shapes=shapes, constants=constants)
@@ -54,7 +54,7 @@ def read_loaded(
     """The graph of a model that `load_source` gave; callers that need its SHA-256 load it themselves."""
     try:
         with no_collection():
-            return _read(loaded, limits or Limits(), dict(dims or {}), dict(shapes or {}), constants or {})
+            return _read(loaded, limits or Limits(), dict(dims or {}), dict(shapes or {}), constants)
     except FusecError as e:
         e.path = e.path or loaded.path or None
         raise
@@ -67,7 +67,7 @@ def _read(
     limits: Limits,
     dims: dict[str, int],
     shapes: dict[str, Sequence[int]],
-    constants: Mapping[str, npt.NDArray[Any]],
+    constants: Mapping[str, npt.NDArray[Any]] | None,
 ) -> Graph:
     model = loaded.proto
     check_text(model)
@@ -76,9 +76,9 @@ def _read(
     check_imports(model.graph.node, versions, {f.domain for f in model.functions})
     inliner = make_inliner(model, limits)
     builder = Builder(limits, SymbolTable(given=_checked_dims(dims)))
-    importer = Importer(builder, inliner, loaded.folder)
+    importer = Importer(builder, inliner, loaded.folder, may_defer=constants is None)
     importer.add_initializers(model.graph)
-    for name, array in constants.items():
+    for name, array in (constants or {}).items():
         builder.add_weight(name, array)
     _add_inputs(builder, model.graph, shapes)
     unknown = sorted(set(dims) - builder.symbols.used)
@@ -86,7 +86,7 @@ def _read(
         raise UsageError(
             f"the model has no dimension {clean(unknown[0])!r}", hint=nearest(unknown[0], builder.symbols.names)
         )
-    importer.run(order, versions)
+    importer.run(order, versions, {o.name for o in model.graph.output})
     importer.refusals.raise_if_any()
     graph = builder.finish(clean(model.graph.name), [o.name for o in model.graph.output], _all_names(model.graph))
     return replace(graph, source_sha256=loaded.sha256, metadata=_metadata(model))

@@ -17,7 +17,7 @@ from fusec.errors import CompileError, ExecutionError
 from fusec.frontend.read import read_model
 from fusec.host.bodies import FEW_NODES, KEPT, CompileBody
 from fusec.host.run import HostRunner
-from fusec.ir.graph import Node
+from fusec.plan.plan import HostStep
 from fusec.trace import Trace
 
 RNG = np.random.default_rng(7)
@@ -222,7 +222,41 @@ def test_a_condition_that_shapes_decide_leaves_no_host_step() -> None:
     del m.graph.node[:]
     m.graph.node.extend(nodes)
     plan = compile_plan(m, Options(shapes={"x": (3, 16)}), Trace())
-    assert not [s for s in plan.steps if hasattr(s, "node") and isinstance(s.node, Node)]
+    assert not [s for s in plan.steps if isinstance(s, HostStep)]
+
+
+def squeezed_where_one() -> Any:
+    """As exporters write it: the rank of what follows depends on the number of rows, which is a symbol."""
+    nodes = layers(3, "x", "a", [])
+    nodes += [helper.make_node("Shape", ["at2"], ["s"]), helper.make_node("Gather", ["s", "zero"], ["rows"], axis=0)]
+    nodes.append(helper.make_node("Equal", ["rows", "one"], ["c"]))
+    then = branch([helper.make_node("Squeeze", ["at2", "axes"], ["flat"])], "flat")
+    other = branch([helper.make_node("Identity", ["at2"], ["same"])], "same")
+    nodes.append(helper.make_node("If", ["c"], ["z"], name="choice", then_branch=then, else_branch=other))
+    nodes += layers(4, "z", "b", [])
+    nodes.append(helper.make_node("Shape", ["bt3"], ["size"]))
+    weights = {"w": WEIGHT, "zero": np.array(0), "one": np.array(1), "axes": np.array([0])}
+    graph = helper.make_graph(
+        nodes, "g", [typed("x", ["N", 16])], [typed("bt3", None), typed("size", None, TensorProto.INT64)],
+        [onnx.numpy_helper.from_array(v, n) for n, v in weights.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+
+
+def test_what_follows_a_rank_that_sizes_decide_is_one_step(tmp_path: Path) -> None:
+    session = fusec.compile(squeezed_where_one(), threads=1)
+    steps = [s.node for s in session.plan.steps if isinstance(s, HostStep)]
+    assert [n.origin for n in steps] == [("choice",)]
+    session.save(tmp_path / "m.fplan")
+    for s in (session, fusec.load(tmp_path / "m.fplan", threads=1)):
+        for rows in (3, 1, 2, 1):
+            x = data(rows)
+            got, size = s.run_list({"x": x})
+            want = in_numpy(x, 7)
+            np.testing.assert_allclose(got, want[0] if rows == 1 else want, rtol=1e-4, atol=1e-5)
+            assert tuple(size) == got.shape
+    given = compile_plan(squeezed_where_one(), Options(shapes={"x": (1, 16)}), Trace())
+    assert not [s for s in given.steps if isinstance(s, HostStep)]
 
 
 SILERO = ("silero_vad", "silero_vad_16k_op15", "silero_vad_op18_ifless")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fusec.errors import BugError
-from fusec.ir.dim import Extent, symbol
+from fusec.ir.dim import Extent, substitute, symbol
 from fusec.ir.types import DType
 from fusec.kernels import backend
 from fusec.kernels.cpu.contract_form import Contraction, contraction, panel_load
@@ -32,6 +32,9 @@ MOST_ODD = 8
 """Numbers of rows that get a register tile of their own."""
 FEW_COLUMNS = 4
 """Up to this many columns a product is better summed along k."""
+NARROW = 64
+"""Below so many columns, panels of one vector where those of two would be half empty at the end: such a register tile
+loads as much as it multiplies, which costs less than a quarter of the columns for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +52,13 @@ def menu(program: TileProgram, target: Target, calls: Iterable[Mapping[str, Exte
     """
     isa = backend.get(target.kind).isa(target.level)
     forms = [contraction(s) for s in program.stages]
-    layouts = _layouts(program, forms, isa)
+    calls = list(calls)
+    tile_shape = _register_tile(isa, [n for f in forms if f is not None for n in _columns(program, f, calls)])
+    layouts = _layouts(program, forms, isa, tile_shape[1])
     out = []
-    for choice in _choices(program, forms, isa, calls):
+    for choice in _choices(program, forms, tile_shape[0], calls):
         stages = tuple(
-            _stage(program, stage, form, choice, isa, dict(layouts))
+            _stage(program, stage, form, choice, isa, tile_shape, dict(layouts))
             for stage, form in zip(program.stages, forms, strict=True)
         )
         stages, tile = streamed(program, stages) or (stages, tile_extents(program, stages, forms))
@@ -94,10 +99,9 @@ def _covers(later: Guard | None, guard: Guard | None) -> bool:
 
 
 def _choices(
-    program: TileProgram, forms: Sequence[Contraction | None], isa: Isa, calls: Iterable[Mapping[str, Extent]]
+    program: TileProgram, forms: Sequence[Contraction | None], most: int, calls: Iterable[Mapping[str, Extent]]
 ) -> list[Choice]:
     """One choice where the number of rows is known or no parameter, else one row, known numbers, a few rows, and many."""
-    most = _register_tile(isa)[0]
     for form in forms:
         if form is None or not form.m:
             continue
@@ -116,8 +120,23 @@ def _choices(
     return [Choice(most, None)]
 
 
-def _register_tile(isa: Isa) -> tuple[int, int]:
-    return REGISTER_TILES.get(isa.name) or (max(1, (isa.registers - 3) // 2), 2)
+def _columns(program: TileProgram, form: Contraction, calls: Iterable[Mapping[str, Extent]]) -> list[Extent]:
+    """The columns of a product in each call, known or not."""
+    n = program.axis[form.n].extent
+    return [n if isinstance(n, int) else substitute(n, call) for call in calls]
+
+
+def _register_tile(isa: Isa, columns: Sequence[Extent]) -> tuple[int, int]:
+    """Rows and vectors of the register tile for products of so many columns."""
+    rows, vectors = REGISTER_TILES.get(isa.name) or (max(1, (isa.registers - 3) // 2), 2)
+    half = isa.lanes * vectors // 2
+    if (
+        vectors == 2
+        and columns
+        and all(isinstance(n, int) and n < NARROW and 0 < n % (2 * half) <= half for n in columns)
+    ):
+        return 2 * rows, 1
+    return rows, vectors
 
 
 def _stage(
@@ -126,12 +145,13 @@ def _stage(
     form: Contraction | None,
     choice: Choice,
     isa: Isa,
+    tile_shape: tuple[int, int],
     layouts: Mapping[str, Layout],
 ) -> StageTiling:
     if form is None:
         lane = best_lane(program, stage, isa)
         return StageTiling("nest", lane, points_at_once(program, stage, lane, isa))
-    most, vectors = _register_tile(isa)
+    most, vectors = tile_shape
     rows = _rows(program, form, choice, most)
     n = program.axis[form.n].extent
     panels = panel_load(form)
@@ -158,9 +178,10 @@ def _fitting(m: int, most: int) -> int:
     )
 
 
-def _layouts(program: TileProgram, forms: Sequence[Contraction | None], isa: Isa) -> tuple[tuple[str, Layout], ...]:
+def _layouts(
+    program: TileProgram, forms: Sequence[Contraction | None], isa: Isa, vectors: int
+) -> tuple[tuple[str, Layout], ...]:
     """Panels for each weight that only matrix products read, as `w[.., k, n]`."""
-    vectors = _register_tile(isa)[1]
     out = []
     for o in program.operands:
         users = [(s, f) for s, f in zip(program.stages, forms, strict=True) if loads_of(s, o.name)]

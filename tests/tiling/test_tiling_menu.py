@@ -167,7 +167,7 @@ def test_estimates_grow_with_the_work() -> None:
 
 
 def test_numbers_of_rows_that_occur_get_register_tiles() -> None:
-    calls = [{"M": m, "K": 4, "N": 4} for m in (1, 3, 8, 49, 64, symbol("B"))]
+    calls = [{"M": m, "K": 4, "N": 64} for m in (1, 3, 8, 49, 64, symbol("B"))]
     kernels = menu(parse_program(GEMM), TARGETS[1], calls)
     rows = [k.tiling.stages[0].rows for k in needed(kernels, calls)]
     assert rows == [1, 3, 4, 5, 4, 6]
@@ -209,3 +209,14 @@ def test_transposes_come_in_square_tiles() -> None:
     text = "program t(I, J)\ntask i: I, j: J\ninput x: f32[J, I]\noutput y: f32[I, J]\nstage i, j\n  y[i, j] = x[j, i]"
     (kernel,) = menu(parse_program(text), Target("cpu", "avx2"))
     assert kernel.bind({"I": 1000, "J": 500}).tile == {"i": 64, "j": 64}
+
+
+def test_few_columns_get_panels_of_one_vector() -> None:
+    program = parse_program(GEMM)
+
+    def shape(*columns: object) -> tuple[int, int]:
+        stage = menu(program, TARGETS[1], [{"M": 48, "K": 4, "N": n} for n in columns])[-1].tiling.stages[0]
+        return stage.rows, stage.vectors
+
+    assert shape(8) == shape(24) == shape(24, 40) == (12, 1)
+    assert shape(16) == shape(24, 64) == shape(96) == shape(symbol("S")) == (6, 2)

@@ -126,8 +126,10 @@ class HostRunner:
         declared = self.node.outputs[i].type
         if not isinstance(declared, TensorType) or value is None or isinstance(value, list | dict):
             return value
-        array = np.asarray(value)
         wanted = declared.dtype.numpy
+        if type(value) is np.ndarray and value.dtype is wanted and value.flags.c_contiguous:
+            return value
+        array = np.asarray(value)
         if array.dtype != wanted and array.dtype.kind not in "OUST":
             array = array.astype(wanted)
         return np.ascontiguousarray(array) if array.ndim else array

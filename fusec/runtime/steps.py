@@ -51,7 +51,9 @@ class _Host:
 
     node: Node
     call: HostRunner
-    constants: Mapping[str, Any]
+    constants: tuple[Any, ...]
+    """The inputs that are constants at their places, None elsewhere."""
+    varying: tuple[tuple[int, str], ...]
     shaped: tuple[Value, ...]
     """The outputs whose shapes are declared."""
 
@@ -70,7 +72,7 @@ class Steps:
         self.planner = planner
         self.weights: Weights = planner.weights
         self._steps = [self._prepare(i, s, compile_body) for i, s in enumerate(plan.steps)]
-        self._drop_after = _last_uses(plan)
+        self._drop_after = [[n for n in names if n not in self.weights] for names in _last_uses(plan)]
         self._read = _read_values(plan)
         self._bindings: OrderedDict[tuple[int, tuple[int, ...]], RegionBinding] = OrderedDict()
         self._symbols: dict[tuple[Any, ...], Symbols] = {}
@@ -148,14 +150,19 @@ class Steps:
             return _Region(index, step, region_symbols(self.plan, step))
         from fusec.host.run import HostRunner
 
-        constants: dict[str, Any] = {}
-        for v in step.node.operands:
-            fixed = not isinstance(v.type, TensorType) or v.type.is_static
+        constants: dict[int, Any] = {}
+        varying: list[tuple[int, str]] = []
+        for i, v in enumerate(step.node.inputs):
+            if v is None:
+                continue
+            fixed = isinstance(v.type, TensorType) and v.type.is_static
             if fixed and (v.name in self.weights or self.plan.root(v.name) in self.weights):
-                constants[v.name] = self._value({}, Symbols.empty(), v.name)
-        places = [i for i, v in enumerate(step.node.inputs) if v is not None and v.name in constants]
+                constants[i] = self._value({}, Symbols.empty(), v.name)
+            else:
+                varying.append((i, v.name))
+        places = tuple(constants.get(i) for i in range(len(step.node.inputs)))
         shaped = tuple(v for v in step.node.outputs if isinstance(v.type, TensorType) and v.type.shape is not None)
-        return _Host(step.node, HostRunner(step.node, compile_body, places), constants, shaped)
+        return _Host(step.node, HostRunner(step.node, compile_body, tuple(constants)), places, tuple(varying), shaped)
 
     def _trim(self) -> None:
         """Drop bindings that were not used since the last look, oldest first, until count and bytes are within bounds."""
@@ -175,11 +182,9 @@ class Steps:
                 self._on_drop(binding)
 
     def _run_host(self, step: _Host, env: dict[str, Any], symbols: Symbols) -> None:
-        fixed = step.constants
-        inputs = [
-            None if v is None else fixed[v.name] if v.name in fixed else self._value(env, symbols, v.name)
-            for v in step.node.inputs
-        ]
+        inputs = list(step.constants)
+        for i, name in step.varying:
+            inputs[i] = self._value(env, symbols, name)
         made = step.call(inputs)
         for value, result in zip(step.node.outputs, made, strict=True):
             if result is not None or value.name in self._read:  # optional outputs that nobody asked for are not made

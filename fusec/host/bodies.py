@@ -17,7 +17,8 @@ from fusec.ir.graph import Node
 from fusec.ir.types import TensorType
 
 KEPT = 8
-"""For how many shapes of its inputs a branch keeps a plan."""
+PLAN_BYTES = 256 << 20
+"""For how many shapes of its inputs a branch keeps a plan, and how many bytes of weights these may hold; one is always kept."""
 MOST_COMPILES = 32
 """How often one branch is compiled at most; a new shape after that is the evaluator's."""
 FEW_NODES = 8
@@ -123,7 +124,8 @@ class Branch:
                 return self._plans[key]
             if self._general is not None:
                 return self._general
-            if self._compiles == KEPT:
+            kept = max(1, min(KEPT, PLAN_BYTES // max(1, self._weight_bytes(inputs))))
+            if self._compiles == kept:
                 self._general = self._compiled(inputs, general=True)
                 if self._general is not None:
                     return self._general
@@ -133,10 +135,15 @@ class Branch:
             if self._has_much(inputs):
                 self._compiles += 1
                 run = self._compiled(inputs, general=False)
-            if len(self._plans) >= KEPT:
+            if len(self._plans) >= kept:
                 self._plans.popitem(last=False)
             self._plans[key] = run
             return run
+
+    def _weight_bytes(self, inputs: Sequence[object]) -> int:
+        """What a plan of the graph holds at least."""
+        fixed = [inputs[i] for i in self._fixed.values()]
+        return self._graph.ByteSize() + sum(v.nbytes for v in fixed if isinstance(v, np.ndarray))
 
     def _has_much(self, inputs: Sequence[object]) -> bool:
         """Whether there is any tensor that is worth a kernel."""

@@ -188,6 +188,18 @@ def test_many_shapes_end_in_one_plan_for_all() -> None:
     assert x_type.tensor_type.shape.dim[0].dim_param
 
 
+def test_heavy_weights_are_held_once_and_once_for_all_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fusec.host.bodies.PLAN_BYTES", 1)
+    compiler = Compiler(two_sided())
+    run = compiler.runner()
+    for rows in (2, 3, 4, 2):
+        x = data(rows)
+        np.testing.assert_allclose(
+            run(compiler.inputs(c=np.array(False), x=x))[1], in_numpy(x, 4), rtol=1e-4, atol=1e-5
+        )
+    assert len(compiler.models) == 2
+
+
 def test_the_evaluator_runs_what_cannot_be_compiled_or_is_small() -> None:
     compiler = Compiler(two_sided(), CompileError("not today"))
     run, x = compiler.runner(), data()

@@ -143,7 +143,7 @@ class Branch:
     def _weight_bytes(self, inputs: Sequence[object]) -> int:
         """What a plan of the graph holds at least."""
         fixed = [inputs[i] for i in self._fixed.values()]
-        return self._graph.ByteSize() + sum(v.nbytes for v in fixed if isinstance(v, np.ndarray))
+        return int(self._graph.ByteSize()) + sum(v.nbytes for v in fixed if isinstance(v, np.ndarray))
 
     def _has_much(self, inputs: Sequence[object]) -> bool:
         """Whether there is any tensor that is worth a kernel."""

@@ -63,8 +63,8 @@ class Nodes:
 
     def below(self, value: Any) -> Any:
         """The next smaller number; NaN where there is none."""
-        smallest = np.dtype(self.dtype).type(-np.inf)
-        return np.nan if value == smallest else np.nextafter(np.dtype(self.dtype).type(value), smallest)
+        exact = np.asarray(value, self.dtype)
+        return np.nan if np.isneginf(exact) else np.nextafter(exact, np.asarray(-np.inf, self.dtype))
 
     def branch(self, i: int, mode: str, feature: int, value: Any, yes: int, no: int, missing: bool) -> None:
         """Let node `i` do what ONNX says about the mode."""
@@ -131,7 +131,8 @@ class Tables:
     """A forest by places: where the test of place `p` fails a tree goes on at `children[p]`, else one further.
 
     Without `children` the places are those of a heap of all trees: level after level, each with 2^level places per tree,
-    so that `2 * p + trees` is the first child of `p`. `leaf` is what the leaves' places are counted from.
+    so that `2 * p` is the first child of `p`: nothing stands before the roots, which are as many places as there are
+    trees. `leaf` is what the leaves' places are counted from.
     """
 
     depth: int
@@ -156,9 +157,9 @@ def make_tables(forest: Forest) -> Tables:
         levels = [forest.roots]
         for _ in range(depth):
             levels.append(np.stack([forest.fails[levels[-1]], forest.holds[levels[-1]]], 1).reshape(-1))
-        at = np.concatenate(levels[:-1]) if depth else forest.roots[:0]
-        roots, children, last = np.arange(trees), None, levels[-1]
-        leaf = at.size
+        at = np.concatenate([forest.roots, *levels[:-1]])
+        roots, children, last = trees + np.arange(trees), None, levels[-1]
+        leaf = trees << depth
     else:
         if trees + 2 * len(tests) > LARGEST:
             raise NotNative(f"{len(tests)} tests: tables of more than {LARGEST} places")

@@ -17,6 +17,7 @@ ML = "ai.onnx.ml"
 AGGREGATES = ("AVERAGE", "SUM", "MIN", "MAX")
 TRANSFORMS = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
 EXTREMES = {"MIN": ("reduce_min", np.inf), "MAX": ("reduce_max", -np.inf)}
+FEW_TARGETS = 8
 FLOATS = (DType.F32, DType.F64)
 
 
@@ -50,11 +51,11 @@ def _binary(call: Call, x: Value, forest: Forest, labels: tuple[int, ...]) -> tu
     test = call.emit("gt", score, call.scalar(0.5 if positive else 0.0, score.dtype))
     best = call.reshape(call.cast(test, DType.I64), x.shape[:1])
     score = call.cast(score, DType.F32)
-    if positive:
-        scores = call.concat([call.emit("sub", call.scalar(1.0, DType.F32), score), score], 1)
+    if transform == "LOGISTIC":
+        scores = call.emit("sigmoid", call.concat([call.emit("neg", score), score], 1))
     else:
-        scores = call.concat([call.emit("neg", score), score], 1)
-        scores = call.emit("sigmoid", scores) if transform == "LOGISTIC" else scores
+        other = call.emit("sub", call.scalar(1.0, DType.F32), score) if positive else call.emit("neg", score)
+        scores = call.concat([other, score], 1)
     return _label(call, best, labels), scores
 
 
@@ -92,24 +93,30 @@ def _descend(call: Call, x: Value, tables: Tables) -> Value:
     assert isinstance(width, int)
     if tables.features.size and not 0 <= int(tables.features.min()) <= int(tables.features.max()) < width:
         raise call.error(f"a node tests feature {int(tables.features.max())} of {width}")
-    constant, read = call.builder.constant, x
+    trees, read = len(tables.roots), x
+    if not tables.depth:
+        return call.expand(_places(call, tables.roots[None] - tables.leaf), (rows, trees))
     if tables.missing != "high":
         low = call.emit("where", call.emit("isnan", x), call.scalar(-np.inf, x.dtype), x)
         read = low if tables.missing == "low" else call.concat([x, low], 1)
     features = tables.features + width * tables.lows if tables.missing == "both" else tables.features
-    columns, values = constant(features.astype(np.uint32)), constant(tables.values)
-    children = None if tables.children is None else constant(tables.children.astype(np.uint32))
-    trees = call.scalar(len(tables.roots), DType.U32)
-    place = call.expand(constant(tables.roots.astype(np.uint32)[None]), (rows, len(tables.roots)))
-    for _ in range(tables.depth):
+    columns, values = _places(call, features), call.builder.constant(tables.values)
+    children = None if tables.children is None else _places(call, tables.children)
+    after = 2 * tables.roots if tables.children is None else tables.children[tables.roots]
+    found = call.emit("gather", read, _places(call, features[tables.roots]), axis=1)
+    test = call.emit("le", found, call.builder.constant(tables.values[tables.roots]))
+    place = call.emit("add", _places(call, after), call.cast(test, DType.U32))
+    for _ in range(tables.depth - 1):
         found = call.emit("gather_elements", read, call.emit("gather", columns, place, axis=0), axis=1)
-        test = call.cast(call.emit("le", found, call.emit("gather", values, place, axis=0)), DType.U32)
-        if children is None:
-            child = call.emit("add", call.emit("add", place, place), trees)
-        else:
-            child = call.emit("gather", children, place, axis=0)
-        place = call.emit("add", child, test)
+        test = call.emit("le", found, call.emit("gather", values, place, axis=0))
+        first = call.emit("gather", children, place, axis=0) if children else call.emit("add", place, place)
+        place = call.emit("add", first, call.cast(test, DType.U32))
     return call.emit("sub", place, call.scalar(tables.leaf, DType.U32)) if tables.leaf else place
+
+
+def _places(call: Call, array: npt.NDArray[np.generic]) -> Value:
+    """A constant of places, which no run has to look for negative ones."""
+    return call.builder.constant(array.astype(np.uint32))
 
 
 def _aggregate(call: Call, x: Value, forest: Forest, function: str) -> Value:
@@ -117,15 +124,19 @@ def _aggregate(call: Call, x: Value, forest: Forest, function: str) -> Value:
     tables = make_tables(forest)
     leaves = _descend(call, x, tables)
     op, absent = EXTREMES.get(function, ("reduce_sum", 0.0))
-    parts = []
-    for column in tables.weights.T:
-        table = call.builder.constant(np.where(np.isnan(column), absent, column).astype(column.dtype))
-        total = call.emit(op, call.emit("gather", table, leaves, axis=0), axes=(1,), keepdims=True)
-        if absent and np.isnan(column).any():
-            limit, zero = (call.scalar(v, total.dtype) for v in (absent, 0.0))
-            total = call.emit("where", call.emit("eq", total, limit), zero, total)
-        parts.append(total)
-    out = call.concat(parts, 1)
+    zeros = np.isnan(tables.weights)
+    weights = np.where(zeros, absent, tables.weights).astype(tables.weights.dtype)
+    if weights.shape[1] > FEW_TARGETS:
+        out = call.emit(
+            op, call.emit("gather", call.builder.constant(weights), leaves, axis=0), axes=(1,), keepdims=False
+        )
+    else:  # one target after the other: trees then lie side by side in a vector
+        tables_of = [call.builder.constant(np.ascontiguousarray(column)) for column in weights.T]
+        found = [call.emit("gather", table, leaves, axis=0) for table in tables_of]
+        out = call.concat([call.emit(op, f, axes=(1,), keepdims=True) for f in found], 1)
+    if absent and zeros.any():
+        limit, zero = (call.scalar(v, out.dtype) for v in (absent, 0.0))
+        out = call.emit("where", call.emit("eq", out, limit), zero, out)
     if function == "AVERAGE":
         out = call.emit("div", out, call.scalar(len(tables.roots), out.dtype))
     return out

@@ -28,10 +28,13 @@ from fusec.lower.entries import (
     value_of,
 )
 from fusec.lower.expand import INTERNAL
+from fusec.lower.known_range import known_range
 from fusec.ops import op as ops
 from fusec.ops.op import Kind
 from fusec.tile.program import Let, Statement
 
+SHORT_PLACES = frozenset([DType.U8, DType.U16, DType.U32])
+"""Dtypes of indices that cannot be negative: where they are known to be inside, nothing is tested at run time."""
 LARGEST = 24
 """Parts of an expression that are written in one piece; larger ones get a name."""
 
@@ -293,6 +296,12 @@ def _dims(_: Scope, node: Node, index: tuple[Entry, ...], _guard: bool) -> Expr:
     return out
 
 
+def limited(i: Expr, n: Extent) -> Expr:
+    """An unsigned index that is known to be less than `n`: a minimum changes nothing and tells the kernel so."""
+    last = prim("sub", cast(Index(n), DType.U32), literal(1, DType.U32))
+    return cast(cast(prim("min", i, last), DType.I32), DType.I64)
+
+
 def place(s: Scope, indices: Value, index: Sequence[Entry], n: Extent, guard: bool) -> Entry:
     """An index that is read from memory, negative ones wrapped; a constant one is a polynomial."""
     array = s.attempt.graph.array(indices)
@@ -304,6 +313,9 @@ def place(s: Scope, indices: Value, index: Sequence[Entry], n: Extent, guard: bo
     found = cast(s.element(indices, index, guard), DType.I64)
     if isinstance(found, Index) and (limits := bounds(found.value, s.attempt.axes.extents)) and nonnegative(limits[0]):
         return found.value if nonnegative(n - 1 - limits[1]) else found
+    limits = known_range(s.attempt.graph, indices) if indices.dtype in SHORT_PLACES and not guard else None
+    if limits is not None and isinstance(n, int) and limits[1] < n < 1 << 31:
+        return limited(s.let(cast(s.element(indices, index, guard), DType.U32)), n)
     i = s.let(found)
     if not indices.dtype.is_signed or (array is not None and array.size and int(array.min()) >= 0):
         return i

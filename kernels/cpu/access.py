@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fusec.errors import BugError
 from fusec.ir.dim import Dim, Extent, linear, symbol, symbols_of
-from fusec.ir.expr import Const, Expr, Load, cast, prim
+from fusec.ir.expr import Const, Expr, Index, Load, Prim, cast, prim
 from fusec.ir.types import DType
 from fusec.kernels.cpu.anchors import neighbour_address
 from fusec.kernels.cpu.builder import Value, constant, mangle, vector
@@ -54,6 +54,8 @@ def plan(point: Point, name: str, index: Sequence[Extent | Expr], fill: Const | 
         else:
             read = point.intern(cast(i, DType.I64))
             entries.append(_pseudo(point, read))
+            if is_limited(i, extent):
+                continue
         # one unsigned comparison refuses negative indices as well
         size = cast(point.interner.index(extent), DType.U64)
         ok = point.intern(prim("lt", cast(read, DType.U64), size))
@@ -61,6 +63,16 @@ def plan(point: Point, name: str, index: Sequence[Extent | Expr], fill: Const | 
         if fill is None:
             reported.append((ok, read))
     return Access(name, storage, storage.offset(entries), inside, tuple(reported))
+
+
+def is_limited(i: Expr, extent: Extent) -> bool:
+    """Whether an index is a minimum that keeps it inside, in the form that lowering gives to those it knows to be."""
+    while isinstance(i, Prim) and i.name == "cast":
+        (i,) = i.args
+    match i:
+        case Prim("min", (_, Prim("sub", (Prim("cast", (Index(n),)), Const(1)))), DType.U32):
+            return n == extent
+    return False
 
 
 def _pseudo(point: Point, read: Expr) -> Extent:
@@ -209,11 +221,15 @@ def _load_gathered(point: Point, a: Access, inside: Value | None, copy: int) -> 
 
 
 def _pointers(point: Point, a: Access, copy: int) -> Value:
+    """One address per lane: what no lane differs in goes into one base, so that the rest may stay short integers."""
     b = point.b
-    offset = b.splat(point.value(point.interner.index(a.offset), copy), point.lanes)
-    return b.emit(
-        vector(point.lanes, "ptr"), f"getelementptr {memory_type(a.storage.dtype)}, {a.storage.pointer}, {offset}"
-    )
+    varying = [s for s in symbols_of(a.offset) if point.fact_of(symbol(s))[1]]
+    split = linear(a.offset, varying)
+    base, offset = a.storage.pointer, a.offset
+    if split is not None and split[0] != 0 and not point.fact_of(split[0])[1]:
+        base, offset = _address(point, a, split[0]), offset - split[0]
+    places = b.splat(point.value(point.interner.index(offset), copy), point.lanes)
+    return b.emit(vector(point.lanes, "ptr"), f"getelementptr {memory_type(a.storage.dtype)}, {base}, {places}")
 
 
 def _report(point: Point, a: Access, copy: int) -> None:

@@ -201,6 +201,9 @@ def forest_of_lists(call: Call, kind: str, targets: int, dtype: npt.DTypeLike) -
     missing = call.attr("nodes_missing_value_tracks_true") or (0,) * count
     if not count or any(len(c) != count for c in (values, trees, names, features, yes, no, missing)):
         raise NotNative("node attributes of different lengths")
+    owner_trees, owner_nodes = call.attr(f"{kind}_treeids", ()), call.attr(f"{kind}_nodeids", ())
+    if len(owner_trees) != len(owner_nodes):
+        raise NotNative("weights of different lengths")
     place = {key: i for i, key in enumerate(zip(trees, names, strict=True))}
     nodes = Nodes(dtype)
     nodes.reserve(count)
@@ -209,9 +212,7 @@ def forest_of_lists(call: Call, kind: str, targets: int, dtype: npt.DTypeLike) -
             if mode != "LEAF":
                 children = place[trees[i], yes[i]], place[trees[i], no[i]]
                 nodes.branch(i, mode, features[i], values[i], *children, missing[i] == 1)
-        owners = [
-            place[key] for key in zip(call.attr(f"{kind}_treeids", ()), call.attr(f"{kind}_nodeids", ()), strict=True)
-        ]
+        owners = [place[key] for key in zip(owner_trees, owner_nodes, strict=True)]
     except KeyError as e:
         raise NotNative(f"no node {e.args[0][1]} in tree {e.args[0][0]}") from None
     roots = [i for i in range(count) if i == 0 or trees[i] != trees[i - 1]]
@@ -277,6 +278,8 @@ def _finished(
     owners, ids, values = given
     if not len(owners) == len(ids) == len(values) or not len(roots):
         raise NotNative("weights of different lengths, or no tree")
+    if not 0 <= min(roots) <= max(roots) < len(nodes.features):
+        raise NotNative(f"a tree with root {max(roots)} of {len(nodes.features)} nodes")
     if ids.size and not 0 <= ids.min() <= ids.max() < targets:
         raise NotNative(f"a weight of target {ids.max()} of {targets}")
     weights = np.full((len(nodes.features), targets), np.nan, values.dtype)

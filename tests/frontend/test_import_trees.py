@@ -209,3 +209,26 @@ def test_what_stays_on_the_host() -> None:
         "target_weights": [1.0],
     }
     assert "levels" in why(ensemble("TreeEnsembleRegressor", x, n_targets=1, **deep))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("target_treeids", [0]),
+        ("target_ids", [9] * 100),
+        ("nodes_values", [0.0]),
+        ("nodes_truenodeids", [77] * 100),
+        ("nodes_truenodeids", [0] * 100),
+        ("nodes_modes", ["BRANCH_NEVER"] * 100),
+    ],
+)
+def test_damaged_attributes(name: str, value: list[Any]) -> None:
+    attrs = Forest().attributes("target", 2, 3, 1)
+    attrs[name] = value[: max(1, len(attrs[name]))]
+    m = ensemble("TreeEnsembleRegressor", features(), n_targets=1, **attrs)
+    assert [n.op for n in read_model(m).nodes] == ["opaque"]
+
+
+def test_roots_that_are_not_there() -> None:
+    m = ensemble("TreeEnsemble", features(), opset=5, **splits(TensorProto.FLOAT, tree_roots=[40]))
+    assert [n.op for n in read_model(m).nodes] == ["opaque"]

@@ -73,11 +73,13 @@ def _ensemble(call: Call) -> Value:
     x = call.x()
     if x.dtype not in FLOATS:
         raise NotNative(f"features of {x.dtype}")
-    function = AGGREGATES[int(call.attr("aggregate_function", 1))]
-    x = _features(call)
+    chosen, transform = int(call.attr("aggregate_function", 1)), int(call.attr("post_transform", 0))
+    if not (0 <= chosen < len(AGGREGATES) and 0 <= transform < len(TRANSFORMS)):
+        raise NotNative(f"aggregate_function {chosen} or post_transform {transform}")
+    x, function = _features(call), AGGREGATES[chosen]
     forest = forest_of_splits(call, int(call.attr("n_targets", 1)), function, x.dtype.numpy)
     out = _aggregate(call, x, forest, function)
-    return _transformed(call, out, TRANSFORMS[int(call.attr("post_transform", 0))])
+    return _transformed(call, out, TRANSFORMS[transform])
 
 
 def _features(call: Call) -> Value:

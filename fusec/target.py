@@ -77,7 +77,7 @@ def host() -> Target:
 
 
 def runs_here(level: str) -> bool:
-    """Whether this machine can execute code for a CPU instruction level."""
+    """Whether this machine can execute code for a CPU instruction level; nothing runs what it does not know."""
     import platform
 
     arm = platform.machine() in ("aarch64", "arm64")
@@ -85,7 +85,7 @@ def runs_here(level: str) -> bool:
         return (level == "neon") == arm
     flags = _cpu_flags()
     needs = {"avx2": {"avx2", "fma", "f16c"}, "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "fma"}}
-    return not arm and needs[level] <= flags
+    return not arm and level in needs and needs[level] <= flags
 
 
 def _cpu_flags() -> frozenset[str]:

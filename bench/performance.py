@@ -4,7 +4,7 @@
 
 Every model has a process of its own, in which all runtimes are loaded and take turns: outputs are compared first, then
 interleaved rounds are timed. Results go to bench/results/models.json after each model; the next run goes on where this
-one stopped. `python -m bench.report` makes docs/performance.md of it.
+one stopped, thread counts included. `python -m bench.report` makes docs/performance.md of it.
 """
 
 from __future__ import annotations
@@ -89,10 +89,10 @@ def _shapes(feeds: Any) -> dict[str, str]:
     return {n: f"{a.dtype}{list(a.shape)}" for n, a in feeds.items()}
 
 
-def _in_process(name: str, options: argparse.Namespace) -> dict[str, Any]:
+def _in_process(name: str, threads: list[str], seconds: float) -> dict[str, Any]:
     """A case in a process of its own; what went wrong, where something did."""
     command = [sys.executable, "-m", "bench.performance", "--one", name]
-    command += ["--threads", options.threads, "--seconds", str(options.seconds)]
+    command += ["--threads", ",".join(threads), "--seconds", str(seconds)]
     environ = {**os.environ, "OMP_NUM_THREADS": "", "ORT_DISABLE_TELEMETRY": "1"}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=environ, check=False)
@@ -135,13 +135,20 @@ def main() -> None:
         sys.exit(f"unknown models: {', '.join(sorted(unknown))}")
     table = Table(Path(options.save), "Whole models", "python -m bench.performance", options.fresh)
     for name, case in CASES.items():
-        wanted = name in options.names if options.names else options.only in name
-        if not wanted or (name in table.cases and "failed" not in table.cases[name] and not options.again):
+        if not (name in options.names if options.names else options.only in name):
+            continue
+        known = table.cases.get(name, {})
+        known = {} if "failed" in known else known
+        done = set() if options.again else set(known.get("threads", {}))
+        missing = [t for t in options.threads.split(",") if t not in done]
+        if not missing:
             continue
         if case.is_missing:
             print(f"{name}: not here; python -m bench.models.fetch", file=sys.stderr)
             continue
-        result = _in_process(name, options)
+        result = _in_process(name, missing, options.seconds)
+        if "failed" not in result:
+            result["threads"] = {**known.get("threads", {}), **result["threads"]}
         table.add(name, result)
         print(_line(name, result), flush=True)
 

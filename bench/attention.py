@@ -9,7 +9,6 @@ own MultiHeadAttention or GroupQueryAttention; the fastest in this run is what a
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from onnx import TensorProto, helper
 
 import fusec
 from bench.machine import machine
+from bench.records import ratio_text
+from bench.store import save_records
 from fusec.cli.text import print_table
 from fusec.measure.rivals import onnxruntime_session
 from fusec.measure.rounds import geometric_mean, measure
@@ -203,7 +204,14 @@ def main() -> None:
         machine()["cpu"] + ": float32, interleaved; a ratio above 1 means that fusec is faster",
         ["case", "threads", "fusec us", "GFLOP/s", "best rival", "onnxruntime / fusec"],
         [
-            [r["case"], r["threads"], f"{r['fusec_us']:.0f}", f"{r['gflops']:.1f}", r["best_rival"], _ratio(r["ratio"])]
+            [
+                r["case"],
+                r["threads"],
+                f"{r['fusec_us']:.0f}",
+                f"{r['gflops']:.1f}",
+                r["best_rival"],
+                ratio_text(r["ratio"]),
+            ]
             for r in rows
         ],
         "123",
@@ -212,13 +220,7 @@ def main() -> None:
         mean = geometric_mean([r["ratio"]["median"] for r in rows if r["threads"] == threads])
         print(f"geometric mean, {threads} thread(s): {mean:.2f}x")
     if options.save:
-        with open(options.save, "w", encoding="utf-8") as f:
-            json.dump({"machine": machine(), "rounds": options.rounds, "rows": rows}, f, indent=1)
-            f.write("\n")
-
-
-def _ratio(r: dict[str, float]) -> str:
-    return f"{r['median']:.2f}x [{r['low']:.2f}, {r['high']:.2f}]"
+        save_records(options.save, rows, rounds=options.rounds)
 
 
 if __name__ == "__main__":

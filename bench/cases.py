@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
@@ -60,6 +62,26 @@ CASES = {
     )
 }
 """Name -> case, in the order of the report."""
+
+
+def arguments(description: str | None, file: Path, names: str) -> argparse.ArgumentParser:
+    """What every benchmark of whole models takes: names of cases, and the table that their results go to."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", type=_name, metavar="NAME", help=names)
+    parser.add_argument("--fresh", action="store_true", help="forget earlier results")
+    parser.add_argument("--save", type=Path, default=file, metavar="FILE.json")
+    return parser
+
+
+def _name(text: str) -> str:
+    if text not in CASES:
+        raise argparse.ArgumentTypeError(f"unknown model {text!r}; known are {', '.join(CASES)}")
+    return text
+
+
+def to_measure(names: Sequence[str], default: Sequence[str], measured: Collection[str]) -> list[str]:
+    """The names that were given; without any, those of the default that are not measured yet."""
+    return list(names) or [n for n in default if n not in measured]
 
 
 def is_float32(model: bytes) -> bool:

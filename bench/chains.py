@@ -10,7 +10,6 @@ two products switched off, "unfused" runs one kernel per operator. Outputs are c
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import fusec
 from bench.machine import machine
+from bench.records import ratio_text
+from bench.store import save_records
 from fusec.cli.text import print_table
 from fusec.measure.rivals import onnxruntime_subject
 from fusec.measure.rounds import geometric_mean, measure
@@ -133,7 +134,7 @@ def main() -> None:
                 r["kernels"],
                 f"{r['fused_us']:.0f}",
                 f"{r['gflops']:.1f}",
-                *(_ratio(r[f"vs_{n}"]) for n in ("apart", "unfused", "onnxruntime")),
+                *(ratio_text(r[f"vs_{n}"]) for n in ("apart", "unfused", "onnxruntime")),
             ]
             for r in rows
         ],
@@ -148,13 +149,7 @@ def main() -> None:
             )
             print(f"geometric mean, {threads} thread(s), {between or 'nothing'} between: {', '.join(means)}")
     if options.save:
-        with open(options.save, "w", encoding="utf-8") as f:
-            json.dump({"machine": machine(), "rounds": options.rounds, "rows": rows}, f, indent=1)
-            f.write("\n")
-
-
-def _ratio(r: dict[str, float]) -> str:
-    return f"{r['median']:.2f}x [{r['low']:.2f}, {r['high']:.2f}]"
+        save_records(options.save, rows, rounds=options.rounds)
 
 
 if __name__ == "__main__":

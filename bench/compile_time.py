@@ -8,7 +8,6 @@ sees it. Results go to bench/results/compile.json.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -18,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.cases import CASES
+from bench.cases import CASES, arguments, to_measure
 from bench.store import FOLDER, Table
 
 FILE = FOLDER / "compile.json"
@@ -68,18 +67,11 @@ def times(name: str, runs: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure what is missing and print medians of several fresh processes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"by default {', '.join(DEFAULT)}")
+    parser = arguments(__doc__, FILE, f"by default {', '.join(DEFAULT)}")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--fresh", action="store_true", help="forget earlier results")
-    parser.add_argument("--save", default=str(FILE))
     options = parser.parse_args()
-    if unknown := set(options.names) - set(CASES):
-        sys.exit(f"unknown models: {', '.join(sorted(unknown))}")
-    table = Table(Path(options.save), "From a model to the first answer", "python -m bench.compile_time", options.fresh)
-    for name in options.names or DEFAULT:
-        if name in table.cases and not options.names:
-            continue
+    table = Table(options.save, "From a model to the first answer", "python -m bench.compile_time", options.fresh)
+    for name in to_measure(options.names, DEFAULT, table.cases):
         told = times(name, options.runs)
         table.add(name, told | {"limit": LIMITS.get(name)})
         for kind in KINDS:

@@ -34,8 +34,8 @@ import numpy as np
 
 from bench.conv_cases import CASES, Convolution
 from bench.gemm import aligned, kernel_call
-from bench.machine import machine
 from bench.peak import peak, peak_flops
+from bench.store import save_records
 from fusec.ir.dim import evaluate
 from fusec.kernels.kernel import Kernel
 from fusec.target import Target
@@ -206,8 +206,7 @@ def main() -> None:
         print(line, *(f" {text(ratios.get(n)):>22}" for n in ("onnxruntime", "openvino")), flush=True)
         rows.append({"case": name, "seconds": median, "flops": case.flops, "ratios": ratios})
     if given.save:
-        result = {"machine": machine(), "target": str(target), "rows": rows}
-        Path(given.save).write_text(json.dumps(result, indent=1), encoding="utf-8")
+        save_records(given.save, rows, target=str(target))
 
 
 def ratio(other: Any, own: Any) -> list[float]:

@@ -22,19 +22,17 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import argparse
 import ctypes
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import fusec
-from bench.machine import machine
 from bench.peak import peak, peak_flops, reading
+from bench.store import save_records
 from fusec.ir.dim import evaluate
 from fusec.kernels.cpu.build import build
 from fusec.kernels.cpu.emit import emit
@@ -219,8 +217,7 @@ def main() -> None:
                 found = {o: ratios(times[o], t) for o in times if not o.startswith("fusec")}
                 rows.append({"shape": shape, "subject": name, "seconds": float(np.median(t)), "ratios": found})
     if given.save:
-        result = {"machine": machine(), "target": str(target), "threads": given.threads, "rows": rows}
-        Path(given.save).write_text(json.dumps(result, indent=1), encoding="utf-8")
+        save_records(given.save, rows, target=str(target), threads=given.threads)
 
 
 def sweep(target: Target, rounds: int) -> None:

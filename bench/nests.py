@@ -34,6 +34,7 @@ import numpy as np
 from bench.gemm import aligned
 from bench.nest_cases import WINDOWS, Case, Rival
 from bench.row_cases import ROWS
+from bench.store import save_records
 from fusec.ir.dim import evaluate
 from fusec.kernels.cpu.build import build
 from fusec.kernels.cpu.emit import emit
@@ -199,7 +200,7 @@ def main() -> None:
         print(line, *(f" {text(ratios.get(n)):>18}" for n in ("copy", "onnxruntime")), flush=True)
         rows.append({"case": case.name, "seconds": median, "bytes": case.moved, "flops": case.flops, "ratios": ratios})
     if given.save:
-        Path(given.save).write_text(json.dumps({"target": str(target), "rows": rows}, indent=1), encoding="utf-8")
+        save_records(given.save, rows, target=str(target))
 
 
 def quantiles(other: Any, own: Any) -> list[float]:

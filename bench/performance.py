@@ -15,10 +15,9 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-from bench.cases import CASES, is_float32
+from bench.cases import CASES, arguments, is_float32
 from bench.store import FOLDER, Table
 
 FILE = FOLDER / "models.json"
@@ -117,23 +116,18 @@ def _line(name: str, result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CASES)}")
+    parser = arguments(__doc__, FILE, f"of {', '.join(CASES)}")
     parser.add_argument("--only", default="", metavar="TEXT", help="only names that contain it")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--seconds", type=float, default=12.0, help="of timing, per model and thread count")
-    parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     parser.add_argument("--again", action="store_true", help="measure the named models again")
-    parser.add_argument("--save", default=str(FILE))
     parser.add_argument("--one", default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         threads = [int(t) for t in options.threads.split(",")]
         print(json.dumps(measure_case(options.one, threads, options.seconds)))
         return
-    if unknown := set(options.names) - set(CASES):
-        sys.exit(f"unknown models: {', '.join(sorted(unknown))}")
-    table = Table(Path(options.save), "Whole models", "python -m bench.performance", options.fresh)
+    table = Table(options.save, "Whole models", "python -m bench.performance", options.fresh)
     for name, case in CASES.items():
         if not (name in options.names if options.names else options.only in name):
             continue

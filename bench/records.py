@@ -25,6 +25,11 @@ NOT_RIVALS = ("peak", "copy", "again")
 Cells = list[list[str]]
 
 
+def ratio_text(ratio: dict[str, float]) -> str:
+    """A ratio with its interval."""
+    return f"{ratio['median']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+
+
 def table_of(records: Sequence[dict[str, Any]]) -> tuple[list[str], Cells, list[str]]:
     """Columns, rows of text, and a line with the geometric mean of each ratio."""
     flat = [_flatten(r) for r in records]
@@ -64,7 +69,7 @@ def _cell(column: str, value: Any) -> str:
         value = [value["low"], value["median"], value["high"]]
     if _middle(value) is not None:
         low, middle, high = value[:3]
-        told = f"{middle:.2f}x [{low:.2f}, {high:.2f}]"
+        told = ratio_text({"low": low, "median": middle, "high": high})
         return f"{told} **slower**" if high < 1 and column not in NOT_RIVALS else told
     if isinstance(value, list):
         return " x ".join(map(str, value))

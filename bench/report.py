@@ -52,23 +52,19 @@ def render(folder: Path = FOLDER) -> str:
     return "\n".join(parts)
 
 
-def _document(name: str, found: Any) -> dict[str, Any]:
-    """A table of text of what a benchmark of single kernels wrote: records under `rows`, or nothing but records."""
-    document: dict[str, Any] = {"rows": found} if isinstance(found, list) else dict(found)
-    document.setdefault("title", TITLES.get(name, name))
-    document.setdefault("command", f"python -m bench.{name} --save bench/results/{name}.json")
-    if "columns" not in document:
-        columns, rows, means = table_of(document["rows"])
-        document |= {"columns": columns, "rows": rows, "note": NOTES.get(name, "")}
-        if means:
-            document["after"] = "Geometric means: " + "; ".join(means) + "."
+def _document(name: str, found: dict[str, Any]) -> dict[str, Any]:
+    """A table of text of the records that a benchmark of single kernels saved."""
+    columns, rows, means = table_of(found["rows"])
+    command = f"python -m bench.{name} --save bench/results/{name}.json"
+    document = {"title": TITLES.get(name, name), "command": command} | found
+    document |= {"columns": columns, "rows": rows, "note": NOTES.get(name, "")}
+    if means:
+        document["after"] = "Geometric means: " + "; ".join(means) + "."
     return document
 
 
 def _where(document: dict[str, Any]) -> str:
     """The command, the machine, the versions, the date and the state of the code."""
-    if "machine" not in document:
-        return f"`{document['command']}`" + (f"; `{document['target']}`." if "target" in document else ".")
     m, cases = document["machine"], document.get("cases", {}).values()
     versions = ", ".join(f"{n} {v}" for n, v in sorted(m["versions"].items()))
     dates = sorted({c["date"] for c in cases} | ({document["date"]} if "date" in document else set()))
@@ -76,7 +72,7 @@ def _where(document: dict[str, Any]) -> str:
     when = f"; {dates[0]}" if len(dates) == 1 else f"; {dates[0]} to {dates[-1]}" if dates else ""
     told = f", at {commits[0]}" if len(commits) == 1 else ""
     told = f", at {len(commits)} states from {commits[0]} to {commits[-1]}" if len(commits) > 1 else told
-    place = f"{m['cpu']}, {m['cores']} cores, `{m['target']}`, load {m['load']} at the start"
+    place = f"{m['cpu']}, {m['cores']} cores, `{document.get('target', m['target'])}`, load {m['load']} at the start"
     return f"`{document['command']}`; {place}; {versions}{when}{told}."
 
 

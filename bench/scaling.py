@@ -8,16 +8,13 @@ the same rounds, and what it gains is printed beside, as the most that could be 
 
 from __future__ import annotations
 
-import argparse
-import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.cases import CASES
+from bench.cases import CASES, arguments, to_measure
 from bench.store import FOLDER, Table
 
 FILE = FOLDER / "scaling.json"
@@ -87,24 +84,16 @@ class _Probe:
 
 def main() -> None:
     """Measure what is missing and print a line for each model."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"by default {', '.join(DEFAULT)}")
+    parser = arguments(__doc__, FILE, f"by default {', '.join(DEFAULT)}")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=12.0)
-    parser.add_argument("--fresh", action="store_true", help="forget earlier results")
-    parser.add_argument("--save", default=str(FILE))
     options = parser.parse_args()
-    if unknown := set(options.names) - set(CASES):
-        sys.exit(f"unknown models: {', '.join(sorted(unknown))}")
-    table = Table(Path(options.save), "Two workers against one", "python -m bench.scaling", options.fresh)
-    for name in options.names or DEFAULT:
-        if name not in table.cases or options.names:
-            told = scale(name, options.workers, options.seconds)
-            table.add(name, told)
-            gain, most = told["gain"]["median"], told["possible"]["median"]
-            print(
-                f"{name}: {gain:.2f}x with {options.workers} workers; arithmetic alone gained {most:.2f}x", flush=True
-            )
+    table = Table(options.save, "Two workers against one", "python -m bench.scaling", options.fresh)
+    for name in to_measure(options.names, DEFAULT, table.cases):
+        told = scale(name, options.workers, options.seconds)
+        table.add(name, told)
+        gain, most = told["gain"]["median"], told["possible"]["median"]
+        print(f"{name}: {gain:.2f}x with {options.workers} workers; arithmetic alone gained {most:.2f}x", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ Every row is measured in interleaved rounds in one process; outputs are compared
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any
 
 import fusec
 from bench.machine import machine
 from bench.models.architectures import ARCHITECTURES
+from bench.records import ratio_text
+from bench.store import save_records
 from fusec.cli.text import print_table
 from fusec.measure.accuracy import compare
 from fusec.measure.rivals import onnxruntime_subject
@@ -91,7 +92,7 @@ def main() -> None:
                 r["model"],
                 r["threads"],
                 f"{r['fused_us']:.1f}",
-                *(_ratio(r[f"vs_{n}"]) for n in ("onnxruntime", "unfused", "again")),
+                *(ratio_text(r[f"vs_{n}"]) for n in ("onnxruntime", "unfused", "again")),
             ]
             for r in rows
         ],
@@ -104,13 +105,7 @@ def main() -> None:
                 mean = f"{geometric_mean(ratios):.2f}x over {len(ratios)} models"
                 print(f"geometric mean, {threads} thread(s), {rival} / fused: {mean}")
     if options.save:
-        with open(options.save, "w", encoding="utf-8") as f:
-            json.dump({"machine": machine(), "rounds": options.rounds, "rows": rows}, f, indent=1)
-            f.write("\n")
-
-
-def _ratio(r: dict[str, float]) -> str:
-    return f"{r['median']:.2f}x [{r['low']:.2f}, {r['high']:.2f}]"
+        save_records(options.save, rows, rounds=options.rounds)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Result files: what a benchmark measured, where and when, one JSON document per table in bench/results/.
 
 A table is either `cases` (a dictionary that grows case by case, so that an interrupted run goes on where it stopped) or
-`columns` and `rows` of text, which `bench.report` prints as they are.
+`rows`, a record each, of a benchmark of single kernels (`bench.records` makes text of them).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,19 +44,19 @@ class Table:
         write(self.path, self.document)
 
 
-def save_rows(
-    path: str | Path, title: str, command: str, columns: Sequence[str], rows: Sequence[Sequence[object]], note: str = ""
-) -> None:
-    """Write a finished table of text cells."""
-    cells = [[str(x) for x in row] for row in rows]
-    document = {"title": title, "command": command, "machine": where(), "date": today(), "commit": commit()}
-    write(Path(path), document | {"note": note, "columns": list(columns), "rows": cells})
+def save_records(path: str | Path, records: Sequence[dict[str, Any]], **facts: Any) -> None:
+    """Write what a benchmark of single kernels measured, a record per row, with the command as it was given and its state."""
+    name = Path(sys.argv[0]).stem
+    document = {"command": " ".join(["python -m", f"bench.{name}", *sys.argv[1:]]), "machine": where()}
+    write(Path(path), document | {"date": today(), "commit": commit(), **facts, "rows": _rounded(list(records))})
 
 
 def _rounded(x: Any) -> Any:
     """Numbers with as many digits as mean something."""
     if isinstance(x, dict):
         return {k: _rounded(v) for k, v in x.items()}
+    if isinstance(x, list):
+        return [_rounded(v) for v in x]
     return float(f"{x:.5g}") if isinstance(x, float) else x
 
 

@@ -10,17 +10,16 @@ that are wrong, and the time per value. With --step K only every K-th bit patter
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench.gemm import aligned
 from bench.nests import kernel_call
+from bench.store import save_records
 from fusec.kernels.kernel import Kernel, StageTiling, Tiling
 from fusec.target import Target
 from fusec.tile.text import parse_program
@@ -127,7 +126,7 @@ def main() -> None:
         line = f"{r['values']:12} {r['max_ulp']:8.3f} {r['at']:16.9g} {r['rounded']:8.2%} {r['wrong']:6} {r['ns']:7.3f}"
         print(f"{'':{len(str(target)) + 1}} {name:9} {line} {r['slowest_chunk_ns']:8.3f}", flush=True)
     if given.save:
-        Path(given.save).write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        save_records(given.save, rows)
 
 
 if __name__ == "__main__":

@@ -65,14 +65,22 @@ def test_losses_are_told(tmp_path: Path) -> None:
     assert "ints" in mixed and "good" not in mixed and "- broken: Error: a/b" in mixed
 
 
-def test_tables_of_text(tmp_path: Path) -> None:
-    store.save_rows(
-        tmp_path / "gemm.json", "Products", "python -m bench.gemm", ["shape", "GFLOP/s"], [["1 x 2", 3.5]], "A note."
-    )
+def test_records_say_how_they_came_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/somewhere/bench/nests.py", "--level", "sse4"])
+    store.save_records(tmp_path / "nests.json", [{"case": "rows", "seconds": 0.123456789}], target="cpu:sse4")
+    (saved,) = json.loads((tmp_path / "nests.json").read_text())["rows"]
+    assert saved == {"case": "rows", "seconds": 0.12346}
     page = report.render(tmp_path)
-    assert (
-        "## Products" in page and "| 1 x 2 | 3.5 |" in page and "A note." in page and "`python -m bench.gemm`" in page
-    )
+    assert "## Loop nests" in page and "| rows | 0.123 |" in page and "is a copy of the same bytes" in page
+    assert "`python -m bench.nests --level sse4`" in page and "`cpu:sse4`" in page and store.today() in page
+
+
+def test_names_of_cases() -> None:
+    parser = cases.arguments("", Path("x.json"), "names")
+    assert parser.parse_args(["tiny"]).names == ["tiny"] and parser.parse_args([]).save == Path("x.json")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["no such model"])
+    assert cases.to_measure(["a"], ["b", "c"], {"a"}) == ["a"] and cases.to_measure([], ["b", "c"], {"b"}) == ["c"]
 
 
 def test_records_of_the_kernel_benchmarks(tmp_path: Path) -> None:
@@ -82,9 +90,9 @@ def test_records_of_the_kernel_benchmarks(tmp_path: Path) -> None:
         "seconds": 0.5,
         "ratios": {"peak": [0.8, 0.9, 0.95, 1.0], "onnxruntime": [0.5, 0.7, 0.9, 0.8]},
     }
-    store.write(tmp_path / "gemm.json", {"machine": store.where(), "target": "cpu:avx2", "rows": [lists]})
-    store.write(tmp_path / "chains.json", {"machine": store.where(), "rows": [{"chain": "a", "vs_apart": ratio(1.5)}]})
-    (tmp_path / "vector_math.json").write_text(json.dumps([{"name": "exp", "max_ulp": 0.75}]))
+    store.save_records(tmp_path / "gemm.json", [lists], target="cpu:avx2", threads=1)
+    store.save_records(tmp_path / "chains.json", [{"chain": "a", "vs_apart": ratio(1.5)}], rounds=3)
+    store.save_records(tmp_path / "vector_math.json", [{"name": "exp", "max_ulp": 0.75}])
     page = report.render(tmp_path)
     assert (
         "## Matrix products" in page

@@ -1,0 +1,64 @@
+"""A module: the headers, the bodies of the kernel classes of a region, and the task loop as one translation unit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from fusec.kernels.cuda.abi import ENTRY
+from fusec.kernels.kernel import Source
+
+DEVICE = Path(__file__).parent / "device"
+PRELUDE = ("types.cuh", "sync.cuh", "memory.cuh", "tasks.cuh")
+"""Headers that every module starts with; bodies ask for others by `Source.includes`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleText:
+    """What a compiler gets: the text, the kernel in it, and whether indices have 64 bits."""
+
+    text: str
+    entry: str
+    wide: bool
+
+
+def module_text(bodies: Sequence[Source], *, wide: bool = False, includes: Sequence[str] | None = None) -> ModuleText:
+    """One translation unit of tile bodies; body i is what rows call kernel i.
+
+    `includes` are the headers that the bodies need beside the prelude, all of them where it is not given.
+    """
+    needed = [n for n in headers() if n not in PRELUDE] if includes is None else list(includes)
+    lines = ["#define FX_WIDE 1"] if wide else []
+    lines += [f'#include "{name}"' for name in (*PRELUDE, *needed)]
+    seen = dict[str, str]()
+    for body in bodies:
+        if seen.setdefault(body.entry, body.text) == body.text:
+            lines.append(body.text)
+    lines += [
+        f"FX_KERNEL({ENTRY})(fx_frame* frame) {{",
+        "    fx_walk(frame, [](int kernel, const fx_task& task) {",
+        "        switch (kernel) {",
+        *(f"            case {i}: {body.entry}(task); break;" for i, body in enumerate(bodies)),
+        "        }",
+        "    });",
+        "}",
+    ]
+    return ModuleText("\n".join(lines) + "\n", ENTRY, wide)
+
+
+@cache
+def headers() -> dict[str, str]:
+    """The device headers by name."""
+    return {p.name: p.read_text("utf-8") for p in sorted(DEVICE.glob("*.cuh"))}
+
+
+@cache
+def headers_hash() -> str:
+    """SHA-256 of all headers: part of every key."""
+    digest = hashlib.sha256()
+    for name, text in headers().items():
+        digest.update(f"{name} {len(text)}\n{text}".encode())
+    return digest.hexdigest()

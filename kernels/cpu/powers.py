@@ -34,8 +34,8 @@ def bound_powers(program: TileProgram, stage: Stage) -> Stage:
     body: list[Statement] = []
 
     def leaf(x: Expr) -> Expr | None:
-        if isinstance(x, Prim) and x.name == "div" and (divisor := _beside_one(x.args[1])) is not None:
-            return Prim("div", (x.args[0], divisor), x.dtype)
+        if isinstance(x, Prim) and x.name == "div" and (short := _sigmoid(x) or _over_one(x)) is not None:
+            return short
         if isinstance(x, Prim) and x.name == "exp" and _is_bound(replace_refs(x.args[0], lets), maxima, highest):
             return Prim(BELOW, x.args, x.dtype)
         return None
@@ -53,6 +53,24 @@ def bound_powers(program: TileProgram, stage: Stage) -> Stage:
                 s = Store(operand, index, rewrite(value, leaf))
         body.append(s)
     return Stage(stage.axes, stage.folds, tuple(body))
+
+
+def _sigmoid(e: Prim) -> Expr | None:
+    """`1 / (1 + exp(-x))` for `(exp(-|x|) if x < 0 else 1) / (exp(-|x|) + 1)`: one short power, and no choice between two."""
+    match e.args:
+        case (
+            Prim("where", (Prim("lt", (x, Const(0.0))), power, Const(1.0) as one)),
+            Prim("add", (Prim("exp", (Prim("neg", (Prim("abs", (y,)),)),)) as other, Const(1.0))),
+        ) if e.dtype is DType.F32 and x == y and power == other:
+            short = Prim(BESIDE, (Prim("neg", (x,), e.dtype),), e.dtype)
+            return Prim("div", (one, Prim("add", (short, one), e.dtype)), e.dtype)
+    return None
+
+
+def _over_one(e: Prim) -> Expr | None:
+    """A quotient by 1 plus a power with that power marked."""
+    divisor = _beside_one(e.args[1])
+    return None if divisor is None else Prim("div", (e.args[0], divisor), e.dtype)
 
 
 def _beside_one(e: Expr) -> Expr | None:

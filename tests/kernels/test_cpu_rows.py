@@ -10,7 +10,7 @@ import pytest
 
 from fusec.ir.expr import Prim, walk
 from fusec.kernels.cpu.joined import lent_by_outputs, nests
-from fusec.kernels.cpu.powers import BELOW, bound_powers
+from fusec.kernels.cpu.powers import BELOW, BESIDE, bound_powers
 from fusec.kernels.kernel import Kernel
 from fusec.target import Target
 from fusec.tile.text import parse_program
@@ -159,3 +159,16 @@ def test_sigmoids_to_the_ends_of_their_range(check: Check) -> None:
     alone = SIGMOID.replace(", z: f32[I]", "").replace("  z[i] = x[i] / (1.0 + exp(-x[i]))\n", "")
     got = check(alone, ["i"], {"I": len(x)}, {"x": x}, rtol=1e-6)["y"]
     assert got[len(edges) - 1] == 1.0 and got[2 * len(edges) - 1] == 0.0
+    safe = alone.replace("  t = exp(-x[i])\n", "").replace(
+        "1.0 / (exp(-x[i])", "where(x[i] < 0.0, exp(-abs(x[i])), 1.0) / (exp(-abs(x[i]))"
+    )
+    got = check(safe, ["i"], {"I": len(x)}, {"x": x}, rtol=1e-6)["y"]
+    assert got[len(edges) - 1] == 1.0 and got[2 * len(edges) - 1] == 0.0
+    assert safe.count("exp(") == 2 and _exponentials(safe) == 1
+
+
+def _exponentials(text: str) -> int:
+    """How many powers a stage computes."""
+    program = parse_program(text)
+    parts = {x for e in bound_powers(program, program.stages[0]).expressions() for x in walk(e)}
+    return sum(isinstance(x, Prim) and x.name in ("exp", BELOW, BESIDE) for x in parts)

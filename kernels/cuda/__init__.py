@@ -1,1 +1,1 @@
-"""The CUDA back end: kernels as C++ text on a layer of own primitives, compiled by NVRTC, or by a C++ compiler to be emulated."""
+"""The CUDA back end: C++ text on a layer of own primitives, compiled by NVRTC, or by a C++ compiler to be emulated."""

@@ -39,7 +39,7 @@ FX_DEVICE T fx_load_constant(const T* p) {
     if constexpr (sizeof(T) == 16)
         asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3]) : "l"(p));
     T out;
-    __builtin_memcpy(&out, w, sizeof out);
+    memcpy(&out, w, sizeof out);
     return out;
 #endif
 }

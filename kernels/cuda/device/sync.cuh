@@ -110,14 +110,14 @@ struct fx_words {
 template <class T>
 FX_DEVICE fx_words<T> fx_to_words(const T& x) {
     fx_words<T> w = {};
-    __builtin_memcpy(&w, &x, sizeof x);
+    memcpy(&w, &x, sizeof x);
     return w;
 }
 #define FX_SHUFFLED(mode, code)                                                                        \
     fx_words<T> w = fx_to_words(x);                                                                    \
     FX_UNROLL for (int i = 0; i < (int)(sizeof w / 4); i++) w.word[i] = fx_shuffle_##mode##_word(w.word[i], by); \
     T y;                                                                                               \
-    __builtin_memcpy(&y, &w, sizeof y);                                                                \
+    memcpy(&y, &w, sizeof y);                                                                \
     return y
 #endif
 

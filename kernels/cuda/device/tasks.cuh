@@ -86,10 +86,10 @@ FX_DEVICE void fx_walk(fx_frame* frame, Body body) {
     task.io = frame->io;
     task.scratch = frame->scratch + block * frame->scratch_stride;
     task.shared = fx_shared_memory();
-    for (long long r = frame->starts[block]; r < end; r++) {
+    FX_NO_UNROLL for (long long r = frame->starts[block]; r < end; r++) {
         const fx_row row = rows[r];
         bool going = true;
-        for (int i = thread; i < row.wait_count; i += FX_THREADS) {
+        FX_NO_UNROLL for (int i = thread; i < row.wait_count; i += FX_THREADS) {
             const fx_wait_entry wait = frame->waits[row.waits + i];
             const fx_u64 threshold = epoch * frame->totals[wait.counter] + wait.threshold;
             going = fx_wait(frame->counters + wait.counter * FX_LINE, threshold, frame->abort) && going;
@@ -97,7 +97,7 @@ FX_DEVICE void fx_walk(fx_frame* frame, Body body) {
         if (fx_barrier_any(!going)) return;
         if (times && thread == 0) times[2 * r] = fx_clock();
         task.slots = (const long long*)row.slots;
-        for (long long i = 0; i < row.count; i++) {
+        FX_NO_UNROLL for (long long i = 0; i < row.count; i++) {
             task.tile = row.first + i;
             if (i > 0) fx_barrier();
             body((int)row.kernel, task);

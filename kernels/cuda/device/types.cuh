@@ -9,6 +9,10 @@
 #endif
 
 #define FX_THREADS 256
+// Blocks that a multiprocessor must be able to hold: without a number ptxas saves registers for more and spills.
+#ifndef FX_RESIDENT
+#define FX_RESIDENT 1
+#endif
 #define FX_WARPS (FX_THREADS / 32)
 #define FX_LINE 16  // 64-bit words from one counter to the next: 128 bytes, the unit in which L2 keeps apart what blocks update
 
@@ -21,6 +25,7 @@
 #define FX_DEVICE static inline
 #define FX_NOINLINE static __attribute__((noinline))
 #define FX_UNROLL
+#define FX_NO_UNROLL
 #define FX_HERE int line = __builtin_LINE()
 #define FX_AND_HERE , int line = __builtin_LINE()
 #define FX_KERNEL(name) extern "C" __attribute__((visibility("default"))) void name
@@ -28,9 +33,10 @@
 #define FX_DEVICE static __device__ __forceinline__
 #define FX_NOINLINE static __device__ __noinline__
 #define FX_UNROLL _Pragma("unroll")
+#define FX_NO_UNROLL _Pragma("unroll 1")
 #define FX_HERE
 #define FX_AND_HERE
-#define FX_KERNEL(name) extern "C" __global__ void __launch_bounds__(FX_THREADS) name
+#define FX_KERNEL(name) extern "C" __global__ void __launch_bounds__(FX_THREADS, FX_RESIDENT) name
 #endif
 
 #ifdef FX_WIDE  // some operand has 2^31 elements or more

@@ -22,6 +22,7 @@ Expressions are evaluated by a `Point` (expression.py), which holds axis values,
 from __future__ import annotations
 
 from fusec.ir.dim import Extent, ceildiv, symbol
+from fusec.kernels.cpu.ahead import fetch_inputs
 from fusec.kernels.cpu.builder import Builder, Value
 from fusec.kernels.cpu.context import Context
 from fusec.kernels.cpu.joined import nests
@@ -54,6 +55,7 @@ def _emit_stages(ctx: Context, kernel: Kernel) -> None:
 
         emit_stream(ctx, kernel.tiling.stages[0])
         return
+    fetch_inputs(ctx, kernel)
     for stage, tiling in nests(kernel):
         if tiling.template == "contract":
             from fusec.kernels.cpu.contract import emit_contract

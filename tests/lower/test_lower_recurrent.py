@@ -14,6 +14,7 @@ from recurrent_models import random_case
 
 import fusec
 from bench.models.recurrent import lstm_nodes
+from fusec.kernels.cpu.emit import emit
 from fusec.plan.plan import RegionStep
 
 
@@ -26,6 +27,13 @@ def test_compiled_layers(seed: int) -> None:
     for a, b, want in zip(one, two, case.wanted(), strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_allclose(a, want, rtol=2e-5, atol=2e-5)
+
+
+def test_what_a_step_adds_is_fetched_before_its_product() -> None:
+    """Rows of the projected input; nothing is fetched for kernels without steps."""
+    plan = fusec.compile(lstm_nodes(batch=2, layers=1, steps=4, hidden=32).model(), threads=1).plan
+    lines = {k.program.name: emit(k, plan.target).text.count("ahead") for menu in plan.kernels.values() for k in menu}
+    assert [n for n, found in lines.items() if found] == [n for n in lines if n.endswith("_lstm")]
 
 
 def test_layers_run_side_by_side() -> None:

@@ -9,6 +9,7 @@ from fusec.passes.fusion.fuse_epilogue import fuse_epilogue
 from fusec.passes.fusion.fuse_pointwise import fuse_pointwise
 from fusec.passes.fusion.fuse_prologue import fuse_prologue
 from fusec.passes.fusion.fuse_rows import fuse_rows
+from fusec.passes.fusion.fuse_scatter import fuse_scatter
 from fusec.passes.fusion.fuse_views import fuse_views
 from fusec.passes.graph.canonicalise_activations import canonicalise_activations
 from fusec.passes.graph.canonicalise_attention import canonicalise_attention
@@ -81,6 +82,7 @@ FUSION_PASSES: tuple[FusionPass, ...] = (
     fuse_pointwise,  # first: diamonds of elementwise nodes become one consumer before anything asks who else reads them
     fuse_epilogue,  # before rows: a residual add costs nothing on a contraction's tile, and a load on a row's
     fuse_rows,  # before views: a reduction takes the pointwise work that would otherwise join into kernels of its own
+    fuse_scatter,  # before views, which would join what goes into a scatter with its other readers
     fuse_views,  # what is left of the pointwise work swallows the views and gathers around it
     fuse_prologue,  # after views: whole chains of views become the index of one operand
     fuse_chain,  # last: two finished contractions with all their pointwise work

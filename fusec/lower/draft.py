@@ -189,8 +189,8 @@ class Attempt:
         return DType.F32 if small and self.maker[v.name].op in PRODUCTS else v.dtype
 
     def folds(self, node: Node) -> bool:
-        """Whether a node needs fold axes: dimensions of 1 fold to themselves."""
-        if node.op in PRODUCTS:
+        """Whether a node needs fold axes or a stage of its own: dimensions of 1 fold to themselves."""
+        if node.op in PRODUCTS or node.op == "scatter":
             return True
         return node.op in FOLDS and any(node.operands[0].shape[a] != 1 for a in folded(node))
 

@@ -55,6 +55,8 @@ def order_locals(p: TileProgram) -> TileProgram:
             continue
         index = next(x.index for s in p.stages for x in s.stores if x.operand == o.name)
         cut = sum(i in task for i in index)
+        if any(i not in task for i in index[:cut]):
+            continue  # in the order of the value that it keeps
         order = [*sorted(range(cut), key=lambda d: task.index(index[d])), *range(cut, len(index))]  # type: ignore[arg-type]
         shape = tuple(o.shape[d] for d in order)
         p = change_operand(p, o.name, replace(o, shape=shape), lambda i, order=order: tuple(i[d] for d in order))  # type: ignore[misc]

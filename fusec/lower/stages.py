@@ -8,8 +8,8 @@ then no tile may cut it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 
 from fusec.errors import BugError
 from fusec.ir.dim import Dim, Extent, linear, substitute, symbols_of
@@ -21,12 +21,15 @@ from fusec.lower.draft import FOLDS, PRODUCTS, Again, Attempt, Axes, Choices, De
 from fusec.lower.element import Scope, broadcast, input_index
 from fusec.lower.entries import Entry, axes_of, axis_symbol, literal
 from fusec.lower.expand import INTERNAL
+from fusec.lower.scatter import fill_scattered
 from fusec.ops import op as ops
 from fusec.ops.op import Kind
 from fusec.rewrite.fused import Group
 from fusec.tile.program import Fold, Statement, Store
 
 ATTEMPTS = 500
+KEPT = FOLDS.keys() | {"scatter"}
+"""Ops whose results stages keep anyway, or make once."""
 COSTLY = TRANSCENDENTAL | {"div", "sqrt", "mod", "rem", "floordiv"}
 """Primitives that are not worth repeating in several stages."""
 
@@ -41,12 +44,23 @@ class Staged:
     resolved: dict[str, Expr]
 
 
+@dataclass
+class Frame:
+    """Where a value stands that is kept in a local: its index, the dimensions kept whole and their axes, and the task axes
+    that the others share with the tile."""
+
+    index: list[Entry] = field(default_factory=list)
+    own: list[int] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    shared: dict[str, None] = field(default_factory=dict)
+
+
 def make_stages(group: Group, nodes: tuple[Node, ...], graph: Graph, names: Callable[[str], str]) -> Staged:
     """Lower expanded nodes to stages, deciding anew until nothing has to change."""
     choices = Choices()
     for _ in range(ATTEMPTS):
         try:
-            return _Stages(group, nodes, graph, names, choices).build()
+            return Stages(group, nodes, graph, names, choices).build()
         except Again:
             continue
     raise BugError(f"lowering {group.label} does not come to an end")
@@ -62,7 +76,7 @@ def contracts(node: Node) -> bool:
     return node.op == "matmul" or (node.op == "conv" and conv_contracts(node))
 
 
-class _Stages:
+class Stages:
     """One attempt."""
 
     def __init__(
@@ -80,6 +94,7 @@ class _Stages:
         self.tolerant: dict[Draft, frozenset[str]] = {}
 
     def build(self) -> Staged:
+        """All stages, last node first."""
         last = self.output_stages()
         for node in reversed(self.nodes):
             v = node.outputs[0]
@@ -185,6 +200,9 @@ class _Stages:
 
     def place(self, node: Node, v: Value, demands: list[Demand]) -> None:
         """Decide where a demanded value is computed."""
+        if node.op == "scatter":
+            fill_scattered(self, node, v, demands)
+            return
         fold = node.op in FOLDS and self.a.folds(node)
         if fold and len(demands) == 1 and v.name not in self.extra and self.inline(node, demands[0]):
             return
@@ -246,6 +264,7 @@ class _Stages:
         return Fold(name, monoid, (e,))
 
     def product(self, scope: Scope, node: Node, index: Sequence[Entry], k: Entry) -> Prim:
+        """One term of a matmul."""
         a, b = node.operands
         batch = index[:-2]
         shape = node.output.shape[:-2]
@@ -269,32 +288,10 @@ class _Stages:
 
     def fill_local(self, node: Node, v: Value, demands: list[Demand], fold: bool, free: bool = False) -> None:
         """A stage of its own, which keeps the value in a local. `free`: it has no index in common with the others."""
-        index, own, shared = list[Entry](), list[int](), dict[str, None]()
-        names: list[str] = []
-        cut = set(self.task)
-        again = False
-        for d, n in enumerate(v.shape):
-            entries = {e.index[d] for e in demands}
-            used = frozenset[str]().union(*(axes_of(i) for i in entries))
-            plain = len(entries) == 1 and not free and not any(e.guard for e in demands)
-            (first, *_) = entries
-            if v.name in self.extra and not self.covers(first, n, shared):
-                plain = False  # an output is written as a whole, even if the others need a part of it
-            if plain and used <= cut and isinstance(first, int | Dim):
-                index.append(first)
-                shared |= dict.fromkeys(sorted(used, key=self.task.index))
-                continue
-            for t in used & cut:
-                self.axes.keep_whole(t)
-                again = True
-            made, i = self.axes.make(("own", v.name, d), n, self.units and d >= len(v.shape) - 2)
-            index.append(i)
-            own.append(d)
-            names += made
-        if again:
-            raise Again
-        task = [t for t in self.task if t in shared]
-        stage = Draft([*task, *names])
+        frame = self.frame(v, demands, range(len(v.shape)) if free else ())
+        index, own = frame.index, frame.own
+        task = [t for t in self.task if t in frame.shared]
+        stage = Draft([*task, *frame.names])
         self.tolerate(node, v, stage, demands)
         scope = Scope(self.a, stage, False)
         held = self.a.held_dtype(v) if fold else v.dtype
@@ -324,6 +321,31 @@ class _Stages:
             fill = literal(0, held) if e.guard else None
             self.resolved[e.ref] = Load(local, (*here, *(e.index[d] for d in kept)), held, fill)
         self.placed.append(stage)
+
+    def frame(self, v: Value, demands: list[Demand], whole: Collection[int]) -> Frame:
+        """Which dimensions of a demanded value follow the task axes; those in `whole` never do."""
+        out, again, cut = Frame(), False, set(self.task)
+        for d, n in enumerate(v.shape):
+            entries = {e.index[d] for e in demands}
+            used = frozenset[str]().union(*(axes_of(i) for i in entries))
+            plain = len(entries) == 1 and d not in whole and not any(e.guard for e in demands)
+            (first, *_) = entries
+            if v.name in self.extra and not self.covers(first, n, out.shared):
+                plain = False  # an output is written as a whole, even if the others need a part of it
+            if plain and used <= cut and isinstance(first, int | Dim):
+                out.index.append(first)
+                out.shared |= dict.fromkeys(sorted(used, key=self.task.index))
+                continue
+            for t in used & cut:
+                self.axes.keep_whole(t)
+                again = True
+            made, i = self.axes.make(("own", v.name, d), n, self.units and d >= len(v.shape) - 2)
+            out.index.append(i)
+            out.own.append(d)
+            out.names += made
+        if again:
+            raise Again
+        return out
 
     def covers(self, index: Entry, n: Extent, taken: Iterable[str]) -> bool:
         """Whether an index runs through a dimension of `n`, each place once, along axes that no other dimension has taken."""
@@ -386,7 +408,7 @@ class _Stages:
         while todo:
             x = todo.pop()
             node = self.a.maker.get(x.name)
-            if node is None or x.name in seen or x.name in self.choices.stored or node.op in FOLDS:
+            if node is None or x.name in seen or x.name in self.choices.stored or node.op in KEPT:
                 continue
             seen.add(x.name)
             if any(isinstance(e, Prim) and e.name in COSTLY for e in self.body(node)):
@@ -395,6 +417,7 @@ class _Stages:
         return False
 
     def body(self, node: Node) -> list[Expr]:
+        """Every part of what computes an element of a node."""
         refs = [None if x is None else Ref(f"&{j}", x.dtype) for j, x in enumerate(node.inputs)]
         if node.op in INTERNAL and refs[0] is not None:
             return list(walk(INTERNAL[node.op](refs[0], dict(node.attrs), (0,) * len(node.output.shape))))

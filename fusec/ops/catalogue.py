@@ -17,13 +17,14 @@ from fusec.ops import (
     opaque,
     recurrent,
     reduce,
+    scatter,
     view,
     winograd,
 )
 from fusec.ops.op import Op, declared, register
 from fusec.plug_ins import PlugIns
 
-FAMILIES = (elementwise, activations, view, reduce, normalize, contract, convolve, gather, recurrent, opaque, winograd)
+FAMILIES = (elementwise, activations, view, reduce, normalize, contract, convolve, gather, scatter, recurrent, opaque, winograd)
 PLUG_INS = PlugIns("fusec.ops", "op", own=frozenset(declared()))
 
 

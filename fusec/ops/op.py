@@ -36,6 +36,8 @@ class Kind(enum.Enum):
     """A sum of products over an axis of two inputs."""
     GATHER = "gather"
     """Elements chosen by an index that is read from memory."""
+    SCATTER = "scatter"
+    """Elements written to places that are read from memory, one after the other."""
     RECURRENT = "recurrent"
     """Steps in order, each reading the state that the one before left."""
     OPAQUE = "opaque"

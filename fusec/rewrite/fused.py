@@ -17,6 +17,7 @@ WEIGHT_OF_KINDS = (
     Kind.GATHER,
     Kind.REDUCTION,
     Kind.CONTRACTION,
+    Kind.SCATTER,
     Kind.RECURRENT,
     Kind.OPAQUE,
 )

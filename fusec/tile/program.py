@@ -116,6 +116,17 @@ class Stage:
         """The stores of the body."""
         return tuple(s for s in self.body if isinstance(s, Store))
 
+    @property
+    def scattered(self) -> frozenset[str]:
+        """Operands that are written at places read from memory: points that differ in other axes alone may meet there."""
+        return frozenset(s.operand for s in self.stores if any(map(is_expr, s.index)))
+
+    def ordered(self) -> tuple[str, ...]:
+        """Axes along which points must follow each other, since a store at places read from memory is not told them."""
+        stores = [s for s in self.stores if s.operand in self.scattered]
+        free = [{str(i) for i in s.index if not is_expr(i)} for s in stores]
+        return tuple(a for a in self.axis_names if any(a not in f for f in free))
+
     def loads(self) -> Iterator[Load]:
         """Every load, also those inside the indices of others."""
         for e in self.expressions():

@@ -100,6 +100,15 @@ class _Run:
         folded = tuple(len(r) for r in inner)
         if 0 in space:
             return
+        if ordered := stage.ordered():
+            for places in itertools.product(*(env[n].reshape(-1) for n in ordered)):
+                here = {n: np.full((1,) * rank, p) for n, p in zip(ordered, places, strict=True)}
+                fixed = tuple(1 if n in ordered else len(r) for n, r in zip(stage.axis_names, outer, strict=True))
+                self.body(stage, env | here, fixed, folded)
+            return
+        self.body(stage, env, space, folded)
+
+    def body(self, stage: Stage, env: dict[str, Any], space: tuple[int, ...], folded: tuple[int, ...]) -> None:
         refs: dict[str, Array] = dict(self.scalars)
         for s in stage.body:
             match s:

@@ -8,7 +8,7 @@ from fusec.ir.dim import Dim, Extent, linear, product
 from fusec.ir.expr import Expr, Load, walk
 from fusec.kernels.cpu.squares import turned_axis
 from fusec.target import Isa
-from fusec.tile.program import Fold, Let, Stage, Store, TileProgram
+from fusec.tile.program import Fold, Let, Stage, Store, TileProgram, is_expr
 
 INVARIANT, CONTIGUOUS = 0.3, 1.0
 """Cost of a vector's worth of an access that does not move along the lane, and of one that moves by one element."""
@@ -20,10 +20,27 @@ INSIDE = 4.0
 
 def best_lane(program: TileProgram, stage: Stage, isa: Isa) -> str:
     """The cheapest axis; "" where the stage has none. Of equals a stage axis before a fold axis, inner before outer."""
+    if stage.scattered:
+        return _lane_of_scatter(program, stage)
     candidates = [*reversed(stage.axis_names), *(f.name for f in reversed(stage.folds))]
     if not candidates:
         return ""
     return min(candidates, key=lambda a: _cost(program, stage, a, isa) + 1e-6 * candidates.index(a))
+
+
+def _lane_of_scatter(program: TileProgram, stage: Stage) -> str:
+    """An axis whose points never meet, along which all stores are contiguous; "" where there is none."""
+    ordered = stage.ordered()
+    for a in reversed(stage.axis_names):
+        if a not in ordered and all(stride_among(program, s, a) == 1 for s in stage.stores):
+            return a
+    return ""
+
+
+def stride_among(program: TileProgram, store: Store, axis: str) -> Extent | None:
+    """Elements between neighbours along an axis where a store's other indices stay what they are."""
+    index = [0 if is_expr(i) else i for i in store.index]
+    return stride(program, store.operand, index, axis)
 
 
 def points_at_once(program: TileProgram, stage: Stage, lane: str, isa: Isa) -> int:

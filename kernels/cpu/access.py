@@ -93,7 +93,7 @@ def fact(point: Point, e: Load) -> tuple[int, bool]:
     if a.inside is not None:
         other = point.fact(a.inside)
         level, varies = max(level, other[0]), varies or other[1]
-    return level, varies
+    return point.depth if e.operand in point.changing else level, varies
 
 
 def _is_scalar(point: Point, name: str) -> bool:

@@ -51,6 +51,8 @@ class Point:
         self.interner = Interner()
         self.pseudo: dict[str, Expr] = {}
         """Symbols in offsets that stand for indices read from memory."""
+        self.changing: frozenset[str] = frozenset()
+        """Operands that are written, too, at places that only memory knows: each point loads anew."""
         self.extents: dict[str, Axis] = dict(ctx.program.axis)
         """Every axis that an index may run over."""
         self.inside_already: frozenset[tuple[Extent, Extent]] = frozenset()

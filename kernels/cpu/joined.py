@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fusec.ir.dim import Dim, Extent, symbols_of
+from fusec.ir.dim import Dim, Extent, symbol, symbols_of
 from fusec.ir.expr import Expr, Load, rewrite, walk
 from fusec.kernels.kernel import Kernel, StageTiling
-from fusec.tile.program import Axis, Fold, Let, Stage, Statement, Store, TileProgram
+from fusec.tile.program import Axis, Fold, Let, Stage, Statement, Store, TileProgram, is_expr
 
 Nest = tuple[Stage, StageTiling]
 
@@ -97,10 +97,18 @@ def lent_by_outputs(program: TileProgram) -> dict[str, str]:
 
 
 def _is_simple(program: TileProgram, local: str, store: Store) -> bool:
-    """Whether a local is used at the store's index alone, each of whose entries is an axis."""
+    """Whether a local is used at the store's index alone, each of whose entries is an axis. A scatter may use it
+    anywhere along the dimensions that a task has as a whole."""
     names = set(program.axis)
     if not all(isinstance(i, Dim) and str(i) in names for i in store.index):
         return False
-    uses = [x.index for stage in program.stages for x in stage.loads() if x.operand == local]
-    uses += [x.index for stage in program.stages for x in stage.stores if x.operand == local]
-    return all(index == store.index for index in uses)
+    uses = [(stage, x.index) for stage in program.stages for x in (*stage.loads(), *stage.stores) if x.operand == local]
+    task = {symbol(a.name) for a in program.axes}
+    kept = [d for d, i in enumerate(store.index) if i in task]
+
+    def fits(stage: Stage, index: tuple[Extent | Expr, ...]) -> bool:
+        if index == store.index or local not in stage.scattered:
+            return index == store.index
+        return all(is_expr(i) or i == store.index[d] or d not in kept for d, i in enumerate(index))
+
+    return all(fits(stage, index) for stage, index in uses)

@@ -57,6 +57,7 @@ class Nest:
         self.lanes = ctx.isa.lanes * (1 if self.cheap or tiling.rows > 1 else WIDE) if tiling.lane else 0
         self.point = Point(ctx, tiling.lane, self.lanes)
         self.point.extents |= new
+        self.point.changing = stage.scattered
         self.windows = windows(ctx.program, self.stage, self.point.extents, self.lane)
         self.body = one_point(self.stage, self.windows, self._copies())
         self.axes = [a for a in self.stage.axis_names if a != self.lane]

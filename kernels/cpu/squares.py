@@ -27,7 +27,7 @@ PACKED = 4
 
 def turned_axis(program: TileProgram, stage: Stage, lane: str) -> str:
     """The axis along which loads are contiguous that are not so along the lane; "" where there is none, or with folds."""
-    if stage.folds or not lane:
+    if stage.folds or not lane or stage.scattered:
         return ""
     stage, _, _ = split_merged(stage, program.axis, lane)
     for x in stage.loads():

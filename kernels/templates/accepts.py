@@ -32,10 +32,14 @@ PLAIN_KINDS = frozenset([Kind.ELEMENTWISE, Kind.VIEW])
 """Kinds of nodes that are taken in any number, where nothing else is among them."""
 
 
+SCATTERED_KINDS = PLAIN_KINDS | {Kind.GATHER}
+"""Kinds of nodes that a scatter's group computes where it needs them."""
+
+
 def accepts(nodes: Sequence[Node], outputs: Sequence[Value], target: Target | None = None) -> Verdict:
     """Whether nodes (in topological order) that store `outputs` can be one kernel."""
     del target  # all CPU levels have the same templates
-    for check in (_native, _transforms, _contractions, _after_folds, _gathers, _reshapes, _panels):
+    for check in (_native, _scatters, _transforms, _contractions, _after_folds, _gathers, _reshapes, _panels):
         verdict = check(nodes, outputs)
         if not verdict.ok:
             return verdict
@@ -60,6 +64,18 @@ def _native(nodes: Sequence[Node], _: Sequence[Value]) -> Verdict:
             t = v.type
             if not isinstance(t, TensorType) or t.shape is None or not t.dtype.is_native:
                 return Verdict(False, f"{v} is not what kernels compute on")
+    return TAKEN
+
+
+def _scatters(nodes: Sequence[Node], outputs: Sequence[Value]) -> Verdict:
+    """A scatter takes what its updates are made of, and nothing behind it."""
+    scatters = [n for n in nodes if n.op == "scatter"]
+    if not scatters or len(nodes) == 1:
+        return TAKEN
+    if len(scatters) > 1 or scatters[0] is not nodes[-1] or [v.name for v in outputs] != [nodes[-1].outputs[0].name]:
+        return Verdict(False, "a scatter's group ends in it")
+    if any(kind_of(n.op) not in SCATTERED_KINDS for n in nodes[:-1]):
+        return Verdict(False, "only what works element by element is computed where it is scattered")
     return TAKEN
 
 

@@ -42,7 +42,7 @@ def fuse_views(edge: Edge) -> Verdict:
             return Verdict(False, f"the {n.op} of {v.name} is free by itself")
         if not reads_affine(n):
             return Verdict(False, f"the reshape of {v.type} to {n.outputs[0].type} has no affine index")
-        if (refusal := _repeated_work(edge, n, edge.producer.kind)) is not None:
+        if (refusal := repeated_work(edge, n, edge.producer.kind)) is not None:
             return refusal
     only_views = edge.producer.kinds == {Kind.VIEW}
     copy = only_views or copies_cheaply(edge)
@@ -51,7 +51,7 @@ def fuse_views(edge: Edge) -> Verdict:
     return Verdict(True, f"becomes an index: saves a store and a load of {edge.value.type}", duplicate=copy)
 
 
-def _repeated_work(edge: Edge, reader: Node, made_by: Kind) -> Verdict | None:
+def repeated_work(edge: Edge, reader: Node, made_by: Kind) -> Verdict | None:
     """Refuse where the reader would compute the producer's elements many times."""
     work = flops(edge.producer)
     if reader.op == "concat":

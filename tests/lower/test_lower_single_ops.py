@@ -239,6 +239,25 @@ def test_gathers(indices: DType) -> None:
     )
 
 
+@pytest.mark.parametrize("reduction", ["none", "add", "mul", "min", "max"])
+@pytest.mark.parametrize("shapes", [((5, 4, 3), (7, 4, 3), (7, 1, 1)), ((5, 4, 3), (7, 2, 3), (7, 2, 1))])
+@pytest.mark.parametrize("dtype", [DType.F32, DType.I32])
+def test_scatters(reduction: str, shapes: tuple[tuple[int, ...], ...], dtype: DType) -> None:
+    r = np.random.default_rng(0)
+    data, updates, indices = shapes
+    x = value("x", *data, dtype=dtype)
+    i, u = value("i", *indices, dtype=DType.I64), value("u", *updates, dtype=dtype)
+    feeds = {
+        "x": r.integers(-5, 5, data).astype(dtype.numpy),
+        "i": r.integers(-5, 5, indices),
+        "u": r.integers(-3, 3, updates).astype(dtype.numpy),
+    }
+    check([apply("scatter", "y", x, i, u, axis=0, reduction=reduction)], feeds)
+    edges = value("i", symbol("E"), *indices[1:], dtype=DType.I64), value("u", symbol("E"), *updates[1:], dtype=dtype)
+    node = apply("scatter", "y", x, *edges, axis=0, reduction=reduction)
+    check([node], feeds, symbols={"E": updates[0]})
+
+
 def test_every_native_op_is_covered() -> None:
     covered = {
         *ELEMENTWISE,
@@ -252,6 +271,7 @@ def test_every_native_op_is_covered() -> None:
         "log_softmax",
     }
     covered |= {"layer_norm", "rms_norm", "matmul", "conv", "attention", "gather", "gather_elements", "gather_nd"}
+    covered |= {"scatter"}
     covered |= {"winograd_input", "winograd_output", "lstm", "gru", "rnn"}  # in test_lower_winograd and _recurrent
     covered |= {"winograd_weight"}  # of constants only, so it is folded and never lowered
     assert {n for n in ops.known() if ops.get(n).kind is not Kind.OPAQUE} <= covered

@@ -1,6 +1,7 @@
-"""Rows of ops that write elements to places given by index, turned round: each place looks for what is written to it.
+"""Rows of ops that write elements to places given by index.
 
-That takes a comparison of every place with every index, so it pays for few indices, or where these are constants.
+Where few indices write, or constant ones, each place looks for what is written to it: places are spread over workers then.
+Else the updates are walked in their order.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from fusec.frontend.builder import NotNative
 from fusec.frontend.call import Call, check_equal, row
+from fusec.frontend.known import is_at_least
 from fusec.frontend.table.gather import positions
 from fusec.frontend.table.pool import extent_data, greatest, lowest
 from fusec.ir.dim import Extent, product
@@ -23,8 +25,6 @@ FEW_ROWS = 64
 """Indices that each row may look through: finding the writer costs less than copying the row."""
 FEW = 4
 """Indices that each element may look through."""
-MOST_PAIRS = 1 << 17
-"""Comparisons of places with indices that take no longer than a step of the host."""
 MOST_PLACES = 1 << 21
 """Places whose writers are worked out from constant indices: they become a constant, too."""
 FOLDS = {"add": ("add", "sum"), "mul": ("mul", "prod"), "max": ("max", "max"), "min": ("min", "min")}
@@ -37,12 +37,14 @@ def _reduction(call: Call) -> str:
     return kind
 
 
-def _check_pairs(places: Extent, indices: Extent, few: int) -> None:
-    if isinstance(indices, int) and indices <= few:
-        return
-    pairs = places * indices
-    if not isinstance(pairs, int) or pairs > MOST_PAIRS:
-        raise NotNative(f"comparing each of {places} places with {indices} indices")
+def _is_few(indices: Extent, few: int) -> bool:
+    return isinstance(indices, int) and indices <= few
+
+
+def _check_constant(call: Call, indices: Value, size: Extent) -> None:
+    """Notice now what would be noticed in every run."""
+    if call.builder.array(indices) is not None:
+        checked(call, indices, size)
 
 
 def checked(call: Call, indices: Value, size: Extent) -> Value:
@@ -70,18 +72,23 @@ def _scatter_elements(call: Call) -> Value:
     axis = call.axis(int(call.attr("axis", 0)), rank)
     if indices.shape != updates.shape or len(indices.shape) != rank:
         raise call.error(f"indices {indices.type} and updates {updates.type} do not fit")
+    covers = True
     for i, (a, b) in enumerate(zip(x.shape, indices.shape)):
         if i != axis and a != b:
-            raise NotNative("indices that cover a part of the data")
+            covers = False
+            if is_at_least(a, b) is not True:
+                raise NotNative("indices that may cover more than the data")
     n, m = x.shape[axis], indices.shape[axis]
     if m == 0:
         return x
     known = call.builder.array(indices)
-    places = checked(call, indices, n)
     whole = product(x.shape)
-    if kind == "none" and known is not None and isinstance(whole, int) and whole <= MOST_PLACES:
-        return _chosen(call, x, updates, _last_writer(call, places, x.shape, axis), axis)
-    _check_pairs(whole, m, FEW)
+    if covers and kind == "none" and known is not None and isinstance(whole, int) and whole <= MOST_PLACES:
+        return _chosen(call, x, updates, _last_writer(call, checked(call, indices, n), x.shape, axis), axis)
+    if not covers or not _is_few(m, FEW):
+        _check_constant(call, indices, n)
+        return call.emit("scatter", x, indices, updates, axis=axis, reduction=kind)
+    places = checked(call, indices, n)
     every = call.reshape(places, (*places.shape[:axis], 1, *places.shape[axis:]))
     behind = rank - axis
     hit = call.emit("eq", every, positions(call, n, behind + 1))
@@ -135,10 +142,9 @@ def _scatter_nd(call: Call) -> Value:
         writers[known] = np.arange(len(known))
         writer = call.builder.constant(writers)
     else:
-        if kind == "none":
-            _check_pairs(rows, count, FEW_ROWS)
-        else:
-            _check_pairs(product(x.shape), count, FEW)
+        if not _is_few(count, FEW_ROWS if kind == "none" else FEW):
+            column = call.reshape(place, (count, *(1,) * len(inner)))
+            return call.reshape(call.emit("scatter", data, column, new, axis=0, reduction=kind), x.shape)
         hit = call.emit("eq", place, positions(call, rows, 2))
         if kind != "none":
             return call.reshape(_accumulated(call, data, new, hit, kind), x.shape)

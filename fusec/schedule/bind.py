@@ -25,9 +25,6 @@ ROOMY = 1 << 20
 MOST_IN_PIPELINE = 64
 """Workers up to which layers are shared out: there are rarely more of them."""
 
-LOOSE = 1.15
-"""Layers shared out may take so much longer by the estimate: workers that rarely meet lose less to whoever else is there."""
-
 MOST_STEPS = 1 << 13
 """Tasks of shared steps beyond which planning them would take longer than many runs."""
 
@@ -95,11 +92,11 @@ def place_tasks(
         tasks = cut_tasks(region, workers, microseconds, replace(grain, whole_steps=True))
         found.append((tasks, assign_ready(tasks, find_conflicts(tasks), workers, costs)))
         shared, count = estimate_shared(tasks, workers, grain, costs)
-        if found[0][1].makespan <= shared * LOOSE or count > MOST_STEPS:
+        if found[0][1].makespan <= shared or count > MOST_STEPS:
             return found[0]
     tasks = cut_tasks(region, workers, microseconds, grain)
     found.append((tasks, assign(tasks, find_conflicts(tasks), workers, costs)))
-    return found[0] if found[0][1].makespan <= found[-1][1].makespan * LOOSE else found[-1]
+    return found[0] if found[0][1].makespan <= found[-1][1].makespan else found[-1]
 
 
 def estimate_shared(tasks: Tasks, workers: int, grain: Grain, costs: Costs) -> tuple[float, int]:

@@ -17,7 +17,6 @@ CORE = ("numpy", "onnx", "networkx", "llvmlite", "numba", "ml-dtypes", "msgspec"
 OPTIONAL = {
     "onnxruntime": "`fusec bench` has no rival and `fusec verify --against onnxruntime` no oracle: fusec[bench]",
     "openvino": "`fusec bench --vs openvino` and the performance tables lack a rival: fusec[rivals]",
-    "cupy-cuda12x": "no CUDA devices: fusec[cuda]",
     "matplotlib": "no plots: fusec[plots]",
 }
 
@@ -26,8 +25,10 @@ OPTIONAL = {
 @output_options
 def command(as_json: bool, quiet: bool, traceback: bool) -> None:
     """Check this machine and installation; every yellow row says why it is yellow."""
+    from fusec.cli.cuda_rows import cuda_rows
+
     del quiet, traceback
-    rows = [*_machine(), *_roofs(), *_packages(), *_knobs(), *_smoke()]
+    rows = [*_machine(), *_roofs(), *_packages(), *cuda_rows(), *_knobs(), *_smoke()]
     if as_json:
         print_json([dict(zip(("what", "state", "value", "note"), r, strict=True)) for r in rows])
     else:
@@ -54,7 +55,6 @@ def _machine() -> list[Row]:
             str(default_workers()),
             "" if team == "ok" else "the worker team needs Linux; one worker runs",
         ),
-        ("CUDA", "absent", "-", "this version has no CUDA back end"),
     ]
 
 

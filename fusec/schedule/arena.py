@@ -63,7 +63,9 @@ def find_lives(region: BoundRegion, tasks: Tasks, a: Assignment, clock: IntArray
     since = np.full((len(names), a.workers), len(tasks), np.int64)
     first, last = np.full(len(names), len(tasks), np.int64), np.full(len(names), -1, np.int64)
     np.maximum.at(done, (buffer, a.worker[task]), a.position[task])
-    np.minimum.at(since, buffer, clock[task])
+    begun = {c: clock[tasks.bounds[c] : tasks.bounds[c + 1]].min(0, initial=len(tasks)) for c in {c for _, c in pairs}}
+    for b, c in pairs:
+        np.minimum(since[b], begun[c], out=since[b])
     np.minimum.at(first, buffer, place[task])
     np.maximum.at(last, buffer, place[task])
     size = np.array([region.buffers[n].bytes for n in names], np.int64)

@@ -114,19 +114,31 @@ def estimate_shared(tasks: Tasks, workers: int, grain: Grain, costs: Costs) -> t
 
 
 def to_tables(
-    region: BoundRegion, tasks: Tasks, a: Assignment, count: IntArray, waits: IntArray, arena: Arena, scratch: int = 0
+    region: BoundRegion,
+    tasks: Tasks,
+    a: Assignment,
+    count: IntArray,
+    waits: IntArray,
+    arena: Arena,
+    scratch: int = 0,
+    counters: tuple[IntArray, IntArray] | None = None,
 ) -> Schedule:
-    """Everything that was decided, as a Schedule. Each worker has one counter, incremented after each of its tasks."""
+    """Everything that was decided, as a Schedule.
+
+    `counters` says which one each task increments, and their totals. Without it each worker has one, incremented after
+    each of its tasks.
+    """
     queues = a.order[np.argsort(a.worker[a.order], kind="stable")]
     lengths = np.bincount(a.worker, minlength=a.workers)
+    signal, totals = counters or (a.worker, lengths)
     first = np.cumsum(count) - count
-    columns = [tasks.call, tasks.first, tasks.count, first, count, a.worker]
+    columns = [tasks.call, tasks.first, tasks.count, first, count, signal]
     return Schedule(
         tasks=np.stack(columns, 1),
         waits=waits,
         queues=queues,
         queue_starts=np.concatenate([[0], np.cumsum(lengths)]),
-        totals=lengths,
+        totals=totals,
         choices=np.array([c.choice for c in region.calls], np.int64),
         offsets=arena.offsets,
         arena=arena.bytes,

@@ -45,47 +45,85 @@ def simulate(s: Schedule, error: type[BugError]) -> Clocks:
     Counters only grow, so a worker that can go on can do so in every timing: one simulation stands for all of them.
     """
     _check_tables(s, error)
-    tasks, counters = len(s.tasks), len(s.totals)
+    tasks = len(s.tasks)
     worker = np.repeat(np.arange(s.workers), np.diff(s.queue_starts))
     clocks = Clocks(np.zeros((tasks, s.workers), np.int64), np.empty_like(s.queues), np.empty_like(s.queues))
     clocks.worker[s.queues] = worker
     clocks.position[s.queues] = np.arange(tasks) - s.queue_starts[worker] + 1
-    shared = _shared_counters(s, clocks.worker)
-    after = np.zeros((tasks, s.workers), np.int64)
-    signalled: list[list[int]] = [[] for _ in range(counters)]
-    rows, waits, totals = s.tasks[:, WAIT:].tolist(), s.waits.tolist(), s.totals.tolist()
-    queues = [s.queue(w).tolist() for w in range(s.workers)]
-    state = np.zeros((s.workers, s.workers), np.int64)
-    at = [0] * s.workers
-    moved = True
-    while moved:
-        moved = False
-        for w, queue in enumerate(queues):
-            mine = state[w]
-            while at[w] < len(queue):
-                t = queue[at[w]]
-                first, count, signal = rows[t]
-                wanted = waits[first : first + count]
-                if any(len(signalled[c]) < threshold for c, threshold in wanted):
-                    break
-                for c, threshold in wanted:
-                    if shared[c]:
-                        if threshold != totals[c]:
-                            raise error(f"{s.task_name(t)} waits for part of counter {c}, which several workers share")
-                        np.maximum(mine, after[signalled[c]].max(0), out=mine)
-                    else:
-                        np.maximum(mine, after[signalled[c][threshold - 1]], out=mine)
-                clocks.before[t] = mine
-                at[w] += 1
-                mine[w] = at[w]
-                after[t] = mine
-                if signal >= 0:
-                    signalled[signal].append(t)
-                moved = True
-    stuck = [s.task_name(queue[i]) for queue, i in zip(queues, at, strict=True) if i < len(queue)]
-    if stuck:
-        raise error(f"deadlock: {', '.join(stuck)} can never start")
+    _Run(s, clocks, error).go()
     return clocks
+
+
+class _Run:
+    """One run of the lists. A worker that cannot go on stands at a counter, and is looked at again when that has moved."""
+
+    def __init__(self, s: Schedule, clocks: Clocks, error: type[BugError]) -> None:
+        self.s, self.clocks, self.error = s, clocks, error
+        self.shared = _shared_counters(s, clocks.worker)
+        self.rows, self.waits, self.totals = s.tasks[:, WAIT:].tolist(), s.waits.tolist(), s.totals.tolist()
+        self.signalled: list[list[int]] = [[] for _ in self.totals]
+        self.joint: dict[int, IntArray] = {}
+        """Of a counter that several workers increment and that has its full count: the latest of all their clocks."""
+        self.standing: dict[int, list[int]] = {}
+        self.enough: dict[int, int] = {}
+        """Of a counter at which workers stand: from which count on one of them may go on."""
+        self.state = np.zeros((s.workers, s.workers), np.int64)
+        self.at = [0] * s.workers
+
+    def go(self) -> None:
+        able = list(range(self.s.workers))[::-1]
+        queues = [self.s.queue(w).tolist() for w in range(self.s.workers)]
+        while able:
+            w = able.pop()
+            queue = queues[w]
+            while self.at[w] < len(queue):
+                missing = self.step(w, queue[self.at[w]], able)
+                if missing is not None:
+                    counter, threshold = missing
+                    self.standing.setdefault(counter, []).append(w)
+                    self.enough[counter] = min(threshold, self.enough.get(counter, threshold))
+                    break
+        stuck = [self.s.task_name(queue[i]) for queue, i in zip(queues, self.at, strict=True) if i < len(queue)]
+        if stuck:
+            raise self.error(f"deadlock: {', '.join(stuck[:8])} can never start")
+
+    def step(self, w: int, t: int, able: list[int]) -> tuple[int, int] | None:
+        """Run a task, or say which counter it waits for. Workers that stood at the counter that it moves are able again."""
+        first, count, signal = self.rows[t]
+        wanted = self.waits[first : first + count]
+        for c, threshold in wanted:
+            if len(self.signalled[c]) < threshold:
+                return c, threshold
+        mine = self.state[w]
+        for c, threshold in wanted:
+            self.learn(mine, t, c, threshold)
+        self.clocks.before[t] = mine
+        self.at[w] += 1
+        mine[w] = self.at[w]
+        if signal >= 0:
+            self.signalled[signal].append(t)
+            if signal in self.standing and len(self.signalled[signal]) >= self.enough[signal]:
+                able += self.standing.pop(signal)
+                del self.enough[signal]
+        return None
+
+    def learn(self, mine: IntArray, t: int, c: int, threshold: int) -> None:
+        """What is done where a wait is over: whatever the tasks that it counts followed, and they themselves."""
+        clocks = self.clocks
+        if not self.shared[c]:
+            before = self.signalled[c][threshold - 1]
+            np.maximum(mine, clocks.before[before], out=mine)
+            v = clocks.worker[before]
+            mine[v] = max(mine[v], clocks.position[before])
+            return
+        if threshold != self.totals[c]:
+            raise self.error(f"{self.s.task_name(t)} waits for part of counter {c}, which several workers share")
+        if c not in self.joint:
+            members = self.signalled[c]
+            joint = clocks.before[members].max(0)
+            np.maximum.at(joint, clocks.worker[members], clocks.position[members])
+            self.joint[c] = joint
+        np.maximum(mine, self.joint[c], out=mine)
 
 
 def _shared_counters(s: Schedule, worker: IntArray) -> list[bool]:

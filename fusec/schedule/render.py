@@ -82,9 +82,13 @@ def _queues(s: Schedule, limit: int) -> Table:
 def _wait(s: Schedule, counter: int, threshold: int) -> str:
     """A wait in words, where the counter is a worker's own: which task must be done."""
     signalling = [t for w in range(s.workers) for t in s.queue(w).tolist() if s.tasks[t, SIGNAL] == counter]
-    is_own = counter < s.workers and set(signalling) <= set(s.queue(counter).tolist())
+    is_own = counter < s.workers and set(signalling) == set(s.queue(counter).tolist())
     if not is_own or threshold > len(signalling):
-        return f"counter {counter} at {threshold}"
+        return (
+            f"counter {counter} (all {threshold})"
+            if threshold == len(signalling)
+            else f"counter {counter} at {threshold}"
+        )
     return f"worker {counter}: {_plain(s.task_name(signalling[threshold - 1]))}"
 
 

@@ -1,0 +1,154 @@
+"""List scheduling for devices with many workers: the first free worker takes the first task of the program that can start.
+
+A task goes to the worker that made what it waits for where that is no later: what a worker did itself needs no wait.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+
+import numpy as np
+
+from fusec.kernels.kernel import IntArray
+from fusec.schedule.assign import Assignment, Costs
+from fusec.schedule.groups import Groups
+from fusec.schedule.tasks import Tasks
+
+MIXED = -1
+"""Instead of a worker: several."""
+
+
+def assign_groups(tasks: Tasks, groups: Groups, workers: int, costs: Costs) -> Assignment:
+    """Place every task. The order is one that all queues and all waits for groups respect."""
+    return _Placement(tasks, groups, workers, costs).run()
+
+
+class _Placement:
+    """The schedule so far, in plain lists: most steps touch a few numbers."""
+
+    def __init__(self, tasks: Tasks, groups: Groups, workers: int, costs: Costs) -> None:
+        n = len(tasks)
+        self.n, self.workers, self.news = n, workers, costs.hand_over
+        self.cost, self.group = tasks.cost.tolist(), groups.of.tolist()
+        self.left = np.diff(groups.starts).tolist()
+        self.open = groups.size.tolist()
+        self.group_end = [0.0] * len(groups)
+        self.group_worker: list[int | None] = [None] * len(groups)
+        by_group = np.argsort(groups.needs, kind="stable")
+        self.readers = np.repeat(np.arange(n), np.diff(groups.starts))[by_group].tolist()
+        self.reader_starts = np.searchsorted(groups.needs[by_group], np.arange(len(groups) + 1)).tolist()
+        self.top, self.second, self.home = [-self.news] * n, [-self.news] * n, [MIXED] * n
+        self.free = [0.0] * workers
+        self.waiting = [(0.0, w) for w in range(workers)]
+        self.queued = [0] * workers
+        self.worker, self.position = [0] * n, [0] * n
+        self.start, self.end = [0.0] * n, [0.0] * n
+        self.order: list[int] = []
+        self.future: list[tuple[float, int]] = []
+        self.able: list[int] = []
+
+    def run(self) -> Assignment:
+        self.able = [t for t in range(self.n) if not self.left[t]]
+        future, able, free = self.future, self.able, self.free
+        while len(self.order) < self.n:
+            now, w = self.waiting[0]
+            if now != free[w]:
+                heappop(self.waiting)  # it has got a task in the meantime
+                continue
+            while future and future[0][0] <= now:
+                heappush(able, heappop(future)[1])
+            self.place(heappop(able) if able else heappop(future)[1], w)
+        arrays = (np.array(x, np.int64) for x in (self.worker, self.position, self.order))
+        worker, position, order = arrays
+        none = np.zeros((0, self.workers), np.int64)
+        return Assignment(
+            self.workers, worker, position, none, order, np.array(self.start, float), np.array(self.end, float)
+        )
+
+    def place(self, t: int, w: int) -> None:
+        """Put a task at the end of a queue: of worker `w`, or of the one that made what it reads."""
+        start, home = self.begin(t, w), self.home[t]
+        if home not in (MIXED, w) and (at_home := self.begin(t, home)) <= start:
+            start, w = at_home, home
+        self.queued[w] += 1
+        self.worker[t], self.position[t] = w, self.queued[w]
+        self.start[t], self.end[t] = start, start + self.cost[t]
+        self.free[w] = end = self.end[t]
+        heappush(self.waiting, (end, w))
+        self.order.append(t)
+        g = self.group[t]
+        maker = self.group_worker[g]
+        self.group_worker[g] = w if maker is None or maker == w else MIXED
+        self.group_end[g] = max(self.group_end[g], end)
+        self.open[g] -= 1
+        if not self.open[g]:
+            self.announce(g)
+
+    def begin(self, t: int, w: int) -> float:
+        """When a task can start on a worker."""
+        if self.home[t] == w:
+            return max(self.free[w], self.top[t], self.second[t] + self.news)
+        return max(self.free[w], self.top[t] + self.news)
+
+    def announce(self, g: int) -> None:
+        """All of a group is placed: those who need nothing else can be placed from now on."""
+        end, maker = self.group_end[g], self.group_worker[g]
+        for t in self.readers[self.reader_starts[g] : self.reader_starts[g + 1]]:
+            if end > self.top[t]:
+                self.second[t], self.top[t], self.home[t] = self.top[t], end, MIXED if maker is None else maker
+            elif end > self.second[t]:
+                self.second[t] = end
+            self.left[t] -= 1
+            if not self.left[t]:
+                heappush(self.future, (max(self.top[t], self.second[t] + self.news), t))
+
+
+def group_waits(a: Assignment, groups: Groups) -> tuple[IntArray, IntArray, IntArray]:
+    """The least waits for whole groups that keep every need: (count per task, groups, clock).
+
+    Groups are listed task after task, in the order of task numbers; `clock[t, w]` is how many tasks of worker w are certainly
+    complete when task t starts. A group is done where its last member is, and whoever follows it follows what each of them
+    followed: its clock is the latest of theirs. Looked at from the one that is planned last, a group that those before it
+    imply is dropped.
+    """
+    n, workers = len(a.worker), a.workers
+    place = np.empty(n, np.int64)
+    place[a.order] = np.arange(n)
+    last = np.zeros(len(groups), np.int64)
+    np.maximum.at(last, groups.of, place)
+    done = np.zeros((len(groups), workers), np.int64)
+    np.maximum.at(done.reshape(-1), groups.of * workers + a.worker, a.position)
+    needed = np.zeros(len(groups), np.bool_)
+    needed[groups.needs] = True
+    starts, of, worker, is_needed = groups.starts.tolist(), groups.of.tolist(), a.worker.tolist(), needed.tolist()
+    clock, known = np.zeros((n, workers), np.int64), np.zeros((workers, workers), np.int64)
+    after = np.zeros((len(groups), workers), np.int64)
+    found: list[IntArray | list[int]] = [()] * n  # type: ignore[list-item]
+    for t in a.order.tolist():
+        w = worker[t]
+        mine = known[w]
+        if starts[t] < starts[t + 1]:
+            wanted = groups.needs[starts[t] : starts[t + 1]]
+            missing = wanted[(done[wanted] > mine).any(1)]
+            if len(missing) == 1:
+                np.maximum(mine, after[missing[0]], out=mine)
+                found[t] = missing
+            elif len(missing):
+                found[t] = _reduced(missing[np.argsort(-last[missing])], mine, done, after)
+        clock[t] = mine
+        mine[w] += 1
+        if is_needed[of[t]]:
+            joint = after[of[t]]
+            np.maximum(joint, mine, out=joint)
+    count = np.array([len(x) for x in found], np.int64)
+    return count, np.concatenate([np.zeros(0, np.int64), *(x for x in found if len(x))]).astype(np.int64), clock
+
+
+def _reduced(missing: IntArray, mine: IntArray, done: IntArray, after: IntArray) -> list[int]:
+    """Of groups, the one that is done last first, those that the ones before do not imply; `mine` learns what they say."""
+    kept: list[int] = []
+    for g in missing.tolist():
+        if (done[g] > mine).any():
+            np.maximum(mine, after[g], out=mine)
+            kept.append(g)
+    return kept

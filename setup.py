@@ -19,10 +19,13 @@ CORE = [
     "rich>=13",
     "platformdirs>=4",
 ]
+CUDA = ["cupy-cuda13x>=13.6", "nvidia-cuda-nvrtc>=13,<14"]
+CUDA_12 = ["cupy-cuda12x>=13.3", "nvidia-cuda-nvrtc-cu12>=12.4"]  # for drivers before 580
 BENCH = ["onnxruntime>=1.20", "threadpoolctl>=3.5"]
 RIVALS = [*BENCH, "openvino>=2024.4"]
 TEST = [
     *BENCH,
+    *CUDA,  # modules are compiled for GPUs and CuPy's names are compared, both without a device
     "pytest>=8",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
@@ -43,10 +46,15 @@ setup(
     python_requires=">=3.11",
     package_dir=FOLDERS,
     packages=PACKAGES,
-    package_data={"fusec": ["py.typed"]},
+    package_data={
+        "fusec": ["py.typed"],
+        "fusec.kernels.cuda": ["device/*.cuh"],
+        "fusec.kernels.cuda.emulator": ["*.h", "*.cpp"],
+    },
     install_requires=CORE,
     extras_require={
-        "cuda": ["cupy-cuda12x>=13"],
+        "cuda": CUDA,
+        "cuda12": CUDA_12,
         "bench": BENCH,
         "rivals": RIVALS,
         "plots": ["matplotlib>=3.8"],

@@ -391,13 +391,15 @@ class Source:
 
     `text` is the compiler's input, `entry` the symbol in it: `void entry(i64* slots, i64 first_tile, i64 count,
     i8* scratch)` on a CPU. `slots` says what the argument block holds, `scratch` how many bytes of 64-byte aligned
-    private memory a worker lends it, evaluated like a slot.
+    private memory a worker lends it, evaluated like a slot; `shared` likewise of memory that a worker's threads share, where
+    a device has such.
     """
 
     text: str
     entry: str
     slots: tuple[Slot, ...]
     scratch: Extent
+    shared: Extent = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,6 +411,7 @@ class Binary:
     entry: str
     slots: tuple[Slot, ...]
     scratch: Extent
+    shared: Extent = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,42 @@
+"""Integer functions of index polynomials (floordiv, mod, max, ...) in C++."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fusec.errors import BugError
+from fusec.ir.dim import Atom, Dim, Extent, Monomial
+
+
+def as_extent(terms: Sequence[tuple[Monomial, int]]) -> Extent:
+    """The polynomial with these terms."""
+    total: Extent = 0
+    for mono, c in terms:
+        total = total + (Dim(((mono, c),)) if mono else c)
+    return total
+
+
+def is_nonnegative(x: Extent) -> bool:
+    """Whether a polynomial cannot be negative because no part of it can; symbols count as not negative."""
+    if isinstance(x, int):
+        return x >= 0
+    return all(c >= 0 and all(isinstance(a, str) or _is_atom_nonnegative(a) for a in mono) for mono, c in x.terms)
+
+
+def _is_atom_nonnegative(a: Atom) -> bool:
+    if a.fn == "max":
+        return is_nonnegative(a.a) or is_nonnegative(a.b)
+    return is_nonnegative(a.b) and (a.fn == "mod" or is_nonnegative(a.a))
+
+
+def apply_function(fn: str, x: str, y: str, plain: bool, type_: str) -> str:
+    """A function of two names or literals of `type_`; `plain` where neither is negative.
+
+    Divisors below 1 count as 1: they belong to empty loops.
+    """
+    if fn in ("min", "max"):
+        return f"fx_{'least' if fn == 'min' else 'most'}(({type_}){x}, ({type_}){y})"
+    if fn not in ("floordiv", "mod", "ceildiv"):
+        raise BugError(f"unknown function of dimensions: {fn!r}")
+    stem = {"floordiv": "fx_quotient", "mod": "fx_remainder", "ceildiv": "fx_quotient_up"}[fn]
+    return f"{stem}{'_plain' if plain and fn != 'ceildiv' else ''}(({type_}){x}, ({type_}){y})"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusec.errors import UsageError
+from fusec.errors import FusecError, UsageError
 from fusec.kernels import backend
 from fusec.knobs import Knobs, Limits
 from fusec.plan.plan import Plan
@@ -156,6 +156,8 @@ def _plan(graph: Graph, fused: FusedGraph, options: Options, trace: Trace) -> Pl
         kernels=kernels,
         weights=weights,
         numerics={"precision": "f32", "accumulate": "f32", "fast_math": "contract"},
+        fuse=options.fuse,
+        passes=options.passes,
         fused=str(fused),
         source_sha256=graph.source_sha256,
         metadata=graph.metadata,
@@ -200,19 +202,25 @@ def open_session(
 
 
 def _body_compiler(plan: Plan, threads: int | None, limits: Limits, trace: Trace) -> CompileBody:
-    """What compiles a branch of a host step while its plan runs. The stages are imported only then."""
+    """What compiles a graph inside a host step while its plan runs. The stages are imported only then."""
+    options = Options(device=str(plan.target), fuse=plan.fuse, passes=plan.passes, limits=limits)
 
     def compile_body(model: Any, constants: Mapping[str, Any]) -> Callable[..., list[Any]]:
         from fusec.frontend.read import read_model
 
         inner = trace.inner(model.graph.name)
-        with inner.stage("read"):
-            graph = read_model(model, limits=limits, constants=constants)
-        inner.log(IR, lambda: f"# as read\n{graph}")
-        options = Options(device=str(plan.target), limits=limits)
-        return open_session(
-            compile_graph_plan(graph, options, inner), threads=threads, limits=limits, trace=inner
-        ).run_list
+        try:
+            with inner.stage("read"):
+                graph = read_model(model, limits=limits, constants=constants)
+            inner.log(IR, lambda: f"# as read\n{graph}")
+            made = compile_graph_plan(graph, options, inner)
+            return open_session(made, threads=threads, limits=limits, trace=inner).run_list
+        except FusecError as e:
+            reason = str(e)
+            inner.log(
+                STAGES, lambda: f"{model.graph.name} cannot be compiled, the reference implementation runs it: {reason}"
+            )
+            raise
 
     return compile_body
 

@@ -48,6 +48,7 @@ def command(setup: Setup, by: str, top: int, rounds: int, trace: Path | None, fo
     all kernels that fuse the same operators. Where several ONNX nodes are one kernel their shares cannot be told apart.
     """
     from fusec.api import check_writable, open_cache
+    from fusec.cli.summary import body_documents, body_lines
     from fusec.measure.profile import profile
     from fusec.measure.roofs import stored_roofs
     from fusec.measure.table import chrome_trace, document, rows
@@ -62,9 +63,12 @@ def command(setup: Setup, by: str, top: int, rounds: int, trace: Path | None, fo
         trace.write_text(json.dumps(chrome_trace(found)), encoding="utf-8")
     if setup.as_json:
         told = None if roofs is None else {"calibrated": roofs.date, "calibration_noise": roofs.noise}
-        print_json({"model": setup.model, "target": str(session.plan.target), **document(found, by), "roofs": told})
+        about = {"model": setup.model, "target": str(session.plan.target)}
+        print_json({**about, **document(found, by), "bodies": body_documents(session), "roofs": told})
         return
     _show(setup.model, found, rows(found, by), top, roofs)
+    for line in body_lines(session):
+        click.echo(printable(line))
     if roofs is None and not setup.quiet:
         say("note: no roofs are known for this machine; `fusec calibrate` measures them")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fusec.api import Stages
@@ -11,7 +11,11 @@ from fusec.cli.text import plural
 from fusec.ir.graph import Node
 from fusec.knobs import format_bytes
 from fusec.plan.plan import HostStep, Plan, RegionStep
+from fusec.runtime.session import Session
 from fusec.trace import Trace
+
+CONTROL = ("If", "Loop", "Scan")
+"""Host steps that only decide which plan runs, and how often."""
 
 
 def calls_of(plan: Plan) -> list[Any]:
@@ -58,10 +62,32 @@ def describe_plan(plan: Plan) -> list[str]:
         *(f"  input  {v}" for v in plan.inputs),
         *(f"  output {v}" for v in plan.outputs),
     ]
-    if host:
-        names = ", ".join(f"{op} x{n}" for op, n in host.most_common())
-        lines.append(f"  host steps run on the reference implementation, slowly: {names}")
+    control = {op: n for op, n in host.most_common() if op in CONTROL}
+    if control:
+        lines.append(f"  host steps whose bodies are compiled when they run: {_counted(control)}")
+    if other := {op: n for op, n in host.most_common() if op not in CONTROL}:
+        lines.append(f"  host steps run on the reference implementation, slowly: {_counted(other)}")
     return lines
+
+
+def body_lines(session: Session) -> list[str]:
+    """What became of the bodies of host steps: how often they were compiled and ran, and why one could not."""
+    lines = []
+    for b in session.steps.bodies:
+        if b.turns:
+            lines.append(f"  {b.name} ran {plural(b.turns, 'time')} as {plural(b.compiles, 'plan')}")
+        if b.why:
+            lines.append(f"  {b.name} runs on the reference implementation: {b.why}")
+    return lines
+
+
+def body_documents(session: Session) -> list[dict[str, Any]]:
+    """The same as data."""
+    return [{"name": b.name, "runs": b.turns, "plans": b.compiles, "refused": b.why} for b in session.steps.bodies]
+
+
+def _counted(ops: Mapping[str, int]) -> str:
+    return ", ".join(f"{op} x{n}" for op, n in ops.items())
 
 
 def op_rows(stages: Stages) -> list[list[object]]:

@@ -19,7 +19,7 @@ from fusec.frontend.known import Known
 from fusec.frontend.messages import clean
 from fusec.frontend.opaque import make_opaque
 from fusec.frontend.plug_ins import find_row
-from fusec.frontend.scope import local_names, renamed
+from fusec.frontend.scope import is_control, local_names, renamed
 from fusec.frontend.support import Refusals
 from fusec.frontend.tensors import sparse_array, tensor_array
 from fusec.ir.graph import Value
@@ -140,7 +140,11 @@ class Importer:
             if native_row is not None:
                 result = native_row(call)
                 return (result,) if isinstance(result, Known | Value) else result
-            reason = "there is no native form of this op"
+            reason = (
+                "the graphs inside are compiled when they run"
+                if is_control(call.proto)
+                else "there is no native form of this op"
+            )
         except NotNative as e:
             self._undo(mark)
             refused = e if isinstance(e, Contradiction) else None

@@ -17,6 +17,11 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
             yield from a.graphs
 
 
+def is_control(node: onnx.NodeProto) -> bool:
+    """Whether a node runs graphs of its own that become plans: a branch or a loop."""
+    return node.op_type in ("If", "Loop", "Scan") and node.domain in ("", "ai.onnx")
+
+
 def local_names(graph: onnx.GraphProto) -> set[str]:
     """The names that a graph itself declares."""
     names = {i.name for i in graph.input} | {i.name for i in graph.initializer}

@@ -1,10 +1,12 @@
-"""Branches of an If as plans of their own: each is compiled when it is first taken, for the shapes that it then finds."""
+"""Graphs inside host steps as plans of their own: compiled when they first run, for the shapes that they then find."""
 
 from __future__ import annotations
 
 import threading
+import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,18 +14,20 @@ import numpy.typing as npt
 import onnx
 
 from fusec.errors import ExecutionError, FusecError, InputError
-from fusec.ir.dim import Extent
+from fusec.host.sizes import Key, Size, Sizes, kinds_of
+from fusec.host.subgraph import constant_sizes, count_nodes, split
 from fusec.ir.graph import Node
-from fusec.ir.types import TensorType
 
 KEPT = 8
 PLAN_BYTES = 256 << 20
-"""For how many shapes of its inputs a branch keeps a plan, and how many bytes of weights these may hold; one is always kept."""
+"""For how many shapes of its inputs a body keeps a plan, and how many bytes of weights these may hold; one is always kept."""
 MOST_COMPILES = 32
-"""How often one branch is compiled at most; a new shape after that is the evaluator's."""
+"""How often one body is compiled at most; a new shape after that is the evaluator's."""
 FEW_NODES = 8
 FEW_ELEMENTS = 64
-"""Bodies of fewer nodes, or without any larger tensor, are not worth the time that compiling them takes."""
+"""Branches of fewer nodes, or without any larger tensor, are not worth the time that compiling them takes; bodies of loops,
+which run more often, are where they have either.
+"""
 
 Array = npt.NDArray[Any]
 
@@ -41,182 +45,224 @@ The compiler lies above the host steps, so whoever opens a session hands it down
 """
 
 
-class Branches:
-    """Both branches of an If. A call gives the outputs, or None where the evaluator is to run it."""
-
-    def __init__(self, node: Node, proto: onnx.NodeProto, constants: frozenset[int], compile_body: CompileBody) -> None:
-        graphs = {a.name: a.g for a in proto.attribute if a.HasField("g")}
-        self._branches = tuple(
-            Branch(node, proto, graphs.get(name, onnx.GraphProto()), name, constants, compile_body)
-            for name in ("else_branch", "then_branch")
-        )
-
-    def __call__(self, inputs: Sequence[object]) -> list[Any] | None:
-        """The outputs of the branch that the condition takes."""
-        condition = inputs[0]
-        if not isinstance(condition, np.ndarray | np.generic) or condition.size != 1:
-            return None
-        return self._branches[bool(condition.item())](inputs)
-
-    def forget_locks(self) -> None:
-        """In the child of a fork: a lock may be held by a thread that is not here."""
-        for branch in self._branches:
-            branch.lock = threading.Lock()
+class NotCompiled(Exception):
+    """The evaluator is to run the host step; its body says why."""
 
 
-class Branch:
-    """One graph of a host step with its plans, found by the dtypes and shapes of what it reads from outside."""
+@dataclass(frozen=True, eq=False)
+class Control:
+    """A host step with graphs inside: its node as ONNX has it, which of its inputs are constants, and what compiles."""
 
-    def __init__(
-        self,
-        node: Node,
-        proto: onnx.NodeProto,
-        graph: onnx.GraphProto,
-        name: str,
-        constants: frozenset[int],
-        compile_body: CompileBody,
-    ) -> None:
-        origin = node.origin[0] if node.origin else proto.op_type
-        self.name = f"{origin}/{name}"
+    node: Node
+    proto: onnx.NodeProto
+    constants: frozenset[int]
+    compile_body: CompileBody
+
+    @property
+    def names(self) -> list[str]:
+        """The names of its inputs and of what its graphs capture, in the order of the values that it is called with."""
+        return [*self.proto.input, *self.node.attr("captures", ())]
+
+    def graph(self, name: str) -> onnx.GraphProto:
+        """One of its graphs, an empty one where it has none of this name."""
+        return next((a.g for a in self.proto.attribute if a.name == name), onnx.GraphProto())
+
+
+class Body:
+    """One graph of a host step with its plans, found by the dtypes and shapes of what it reads from outside.
+
+    What it declares as its inputs, `formals`, is handed in at each run; what it captures, once per run of the host step.
+    """
+
+    def __init__(self, control: Control, attribute: str) -> None:
+        graph = control.graph(attribute)
+        formals = [i.name for i in graph.input]
+        origin = control.node.origin[0] if control.node.origin else control.proto.op_type
+        self.name = f"{origin}/{attribute}"
+        self.why = ""
+        """Why the evaluator ran it; empty where it never did."""
+        self.failed = False
+        """Whether that was because it could not be compiled."""
+        self.compiles = 0
+        self.turns = 0
+        """How often its plans ran."""
         self.lock = threading.Lock()
-        self._node, self._graph, self._compile = node, graph, compile_body
-        read = _names_read(graph)
-        names = [*proto.input, *node.attr("captures", ())]
-        places = {n: i for i, n in enumerate(names) if n in read}
-        self._fixed = {n: i for n, i in places.items() if i in constants}
-        self._varying = {n: i for n, i in places.items() if i not in constants}
-        self._names, self._places = tuple(self._varying), tuple(self._varying.values())
-        self._outputs = [o.name for o in graph.output]
-        self._many_nodes = sum(n.op_type != "Constant" for n in all_nodes(graph)) >= FEW_NODES
-        self._plans: OrderedDict[tuple[Any, ...], RunBody | None] = OrderedDict()
-        self._general: RunBody | None = None
-        self._compiles = 0
+        self._control = control
+        self._parts = split(graph)
+        read, outer = self._parts.read, {n: i for i, n in enumerate(control.names) if n and n not in formals}
+        self._fixed = {n: i for n, i in outer.items() if n in read and i in control.constants}
+        varying = {n: i for n, i in outer.items() if n in read and i not in control.constants}
+        self.formal_places = tuple(i for i, n in enumerate(formals) if n in read)
+        self.outer_places = tuple(varying.values())
+        self.names = (*(formals[i] for i in self.formal_places), *varying)
+        self.wanted = self._parts.made
+        places = {n: i for i, n in enumerate(formals)}
+        made = {n: i for i, n in enumerate(self.wanted)}
+        self.sources = [
+            (o.constant, made.get(o.name), places.get(o.name), outer.get(o.name)) for o in self._parts.outputs
+        ]
+        """Of each output the constant that it is, or its place among what is made, handed in, or captured."""
+        self._has_many = count_nodes(graph) >= FEW_NODES
+        self._is_repeated = bool(formals)
+        self._is_told = False
+        self._plans: OrderedDict[Key, RunBody | None] = OrderedDict()
+        self._general: dict[tuple[tuple[int, int], ...], _General] = {}
 
-    def __call__(self, inputs: Sequence[object]) -> list[Any] | None:
-        """The outputs in order, None where the evaluator is to run it. ExecutionError where it fails."""
-        if not self._many_nodes:
-            return None
-        values = [inputs[i] for i in self._places]
-        kinds = []
-        for v in values:
-            if not isinstance(v, np.ndarray) or v.dtype.kind in "OUST":
-                return None
-            kinds.append((v.dtype.num, v.shape))
-        key = tuple(kinds)
-        try:
-            run = self._plans[key]
-            self._plans.move_to_end(key)
-        except KeyError:
-            run = self._plan(key, inputs)
-        if run is None:
-            return None
-        try:
-            return run(dict(zip(self._names, values, strict=True)), self._outputs)
-        except InputError:  # shapes that are not as the model declares: the evaluator does not mind, or says so
-            return None
-        except ExecutionError as e:
-            raise ExecutionError(f"{self.name}: {e.message}", hint=e.hint, node=e.node or self.name, op=e.op) from e
+    def bind(self, inputs: Sequence[object]) -> BoundBody:
+        """The body for one run of the host step. NotCompiled where the evaluator is to run that."""
+        if not self._has_many and not self._is_repeated:
+            raise self.refuse("too few nodes to be worth compiling")
+        return BoundBody(self, inputs)
 
-    def _plan(self, key: tuple[Any, ...], inputs: Sequence[object]) -> RunBody | None:
-        """The plan for these shapes, made now; the one for all shapes once there are many. None: the evaluator's."""
+    def refuse(self, why: str) -> NotCompiled:
+        """Note why the evaluator is to run the host step."""
+        self.why = why
+        return NotCompiled()
+
+    def warn(self) -> None:
+        """Say, once, that the evaluator runs what should have been compiled."""
+        if self.failed and not self._is_told:
+            self._is_told = True
+            warnings.warn(
+                f"{self.name} runs on the reference implementation, slowly; it cannot be compiled: {self.why}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def plan(self, key: Key, before: Key | None, inputs: Sequence[object], values: Sequence[Array]) -> RunBody:
+        """The plan for these dtypes and shapes. NotCompiled where the evaluator is to run the host step.
+
+        `before` is what they were in the last turn of a loop: sizes that change there are symbols at once.
+        """
         with self.lock:
-            if key in self._plans:
-                return self._plans[key]
-            if self._general is not None:
-                return self._general
-            kept = max(1, min(KEPT, PLAN_BYTES // max(1, self._weight_bytes(inputs))))
-            if self._compiles == kept:
-                self._general = self._compiled(inputs, general=True)
-                if self._general is not None:
-                    return self._general
-            if self._compiles >= MOST_COMPILES:
-                return None
-            run = None
-            if self._has_much(inputs):
-                self._compiles += 1
-                run = self._compiled(inputs, general=False)
-            if len(self._plans) >= kept:
-                self._plans.popitem(last=False)
-            self._plans[key] = run
+            run = self._plans.get(key)
+            if run is not None:
+                self._plans.move_to_end(key)
+            elif key not in self._plans:
+                run = self._new_plan(key, before, inputs, values)
+        if run is None:
+            raise NotCompiled
+        return run
+
+    def _new_plan(
+        self, key: Key, before: Key | None, inputs: Sequence[object], values: Sequence[Array]
+    ) -> RunBody | None:
+        """The plan for all shapes where it is made already or due, else one for these shapes, which is kept."""
+        general = self._general.setdefault(kinds_of(key), _General(Sizes()))
+        if general.run is not None and general.sizes.fit(key):
+            return general.run
+        changes = before is not None and kinds_of(before) == kinds_of(key)
+        if before is not None and changes:
+            general.sizes.see(before)
+        general.sizes.see(key)
+        kept = max(1, min(KEPT, PLAN_BYTES // max(1, self._weight_bytes(inputs))))
+        is_due = (changes or self.compiles >= kept) and not general.failed
+        if is_due and (run := self._compiled(inputs, values, general.sizes.pattern())) is not None:
+            general.run = run
             return run
+        general.failed |= is_due
+        run = None if changes else self._compiled(inputs, values, [v.shape for v in values])
+        if len(self._plans) >= kept:
+            self._plans.popitem(last=False)
+        self._plans[key] = run
+        return run
 
     def _weight_bytes(self, inputs: Sequence[object]) -> int:
         """What a plan of the graph holds at least."""
         fixed = [inputs[i] for i in self._fixed.values()]
-        return int(self._graph.ByteSize()) + sum(v.nbytes for v in fixed if isinstance(v, np.ndarray))
+        return int(self._parts.graph.ByteSize()) + sum(v.nbytes for v in fixed if isinstance(v, np.ndarray))
 
-    def _has_much(self, inputs: Sequence[object]) -> bool:
-        """Whether there is any tensor that is worth a kernel."""
-        seen = [inputs[i] for i in (*self._places, *self._fixed.values())]
-        sizes = [v.size for v in seen if isinstance(v, np.ndarray)]
-        return max((*sizes, *_constant_sizes(self._graph)), default=0) > FEW_ELEMENTS
+    def _is_worth(self, inputs: Sequence[object], values: Sequence[Array]) -> bool:
+        fixed = [v for i in self._fixed.values() if isinstance(v := inputs[i], np.ndarray)]
+        sizes = [v.size for v in (*values, *fixed)]
+        has_much = max((*sizes, *constant_sizes(self._parts.graph)), default=0) > FEW_ELEMENTS
+        return has_much or (self._is_repeated and self._has_many)
 
-    def _compiled(self, inputs: Sequence[object], general: bool) -> RunBody | None:
-        """The graph compiled for the shapes of the inputs, or in general for their declared types; None where it cannot."""
+    def _compiled(
+        self, inputs: Sequence[object], values: Sequence[Array], shapes: Sequence[Sequence[Size]]
+    ) -> RunBody | None:
+        """The graph compiled for these shapes, names being symbols; None where it is not worth it or cannot be."""
+        if self.compiles >= MOST_COMPILES:
+            self.why = f"it was compiled for {MOST_COMPILES} shapes before"
+            return None
         constants = {n: v for n, i in self._fixed.items() if isinstance(v := inputs[i], np.ndarray)}
-        if len(constants) < len(self._fixed):
+        if len(constants) < len(self._fixed) or not self._is_worth(inputs, values):
+            self.why = "it is too small to be worth compiling"
             return None
+        self.compiles += 1
         graph = onnx.GraphProto()
-        graph.CopyFrom(self._graph)
+        graph.CopyFrom(self._parts.graph)
         graph.name = self.name
-        del graph.output[:]
-        for name in self._outputs:
-            graph.output.add(name=name)
-        symbols: dict[Extent, str] = {}
-        for name, i in (*self._fixed.items(), *self._varying.items()):
-            value, declared = inputs[i], self._node.inputs[i]
-            assert isinstance(value, np.ndarray)
-            shape: Sequence[Extent] | None = value.shape
-            if general and name in self._varying:
-                shape = declared.type.shape if declared and isinstance(declared.type, TensorType) else None
-            if shape is None:
-                return None
-            _declare(graph.input.add(name=name), value, shape, symbols)
-        opsets = [onnx.helper.make_opsetid(d, v) for d, v in self._node.attr("opsets")]
+        given = dict(zip(self.names, zip(values, shapes, strict=True), strict=True))
+        for name, (value, shape) in (given | {n: (v, v.shape) for n, v in constants.items()}).items():
+            graph.input.append(
+                onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), shape)
+            )
+        opsets = [onnx.helper.make_opsetid(d, v) for d, v in self._control.node.attr("opsets")]
         try:
-            return self._compile(onnx.helper.make_model(graph, opset_imports=opsets), constants)
-        except FusecError:
+            return self._control.compile_body(onnx.helper.make_model(graph, opset_imports=opsets), constants)
+        except FusecError as e:
+            self.why, self.failed = str(e), True
             return None
 
 
-def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """The nodes of a graph and of the graphs inside it."""
-    todo = list(graph.node)
-    while todo:
-        n = todo.pop()
-        yield n
-        todo.extend(inner for g in _subgraphs(n) for inner in g.node)
+class BoundBody:
+    """A body in one run of its host step: what it captures is the same in every turn."""
+
+    def __init__(self, body: Body, inputs: Sequence[object]) -> None:
+        self._body = body
+        self._inputs = inputs
+        self._outer = [_tensor(body, inputs[i]) for i in body.outer_places]
+        self._outer_key = [(v.dtype.num, v.shape) for v in self._outer]
+        self._key: Key | None = None
+        self._run: RunBody | None = None
+
+    def __call__(self, formals: Sequence[Any] = ()) -> list[Any]:
+        """The outputs in order. NotCompiled where the evaluator is to run the host step, ExecutionError where it fails."""
+        body = self._body
+        made: list[Any] = []
+        if body.wanted:
+            values = [_tensor(body, formals[i]) for i in body.formal_places]
+            key = (*[(v.dtype.num, v.shape) for v in values], *self._outer_key)
+            values += self._outer
+            if key != self._key or self._run is None:
+                self._run = body.plan(key, self._key, self._inputs, values)
+                self._key = key
+            made = self._made(self._run, dict(zip(body.names, values, strict=True)))
+            body.turns += 1
+        return [
+            constant
+            if constant is not None
+            else made[made_at]
+            if made_at is not None
+            else formals[formal]
+            if formal is not None
+            else self._inputs[outer]  # type: ignore[index]  # a name is made, handed in or captured
+            for constant, made_at, formal, outer in body.sources
+        ]
+
+    def _made(self, run: RunBody, feeds: dict[str, Any]) -> list[Any]:
+        body = self._body
+        try:
+            return run(feeds, body.wanted)
+        except InputError as e:  # shapes that are not as the model declares: the evaluator does not mind, or says so
+            raise body.refuse(str(e)) from e
+        except ExecutionError as e:
+            raise ExecutionError(f"{body.name}: {e.message}", hint=e.hint, node=e.node or body.name, op=e.op) from e
 
 
-def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for a in node.attribute:
-        if a.HasField("g"):
-            yield a.g
-        yield from a.graphs
+@dataclass(eq=False)
+class _General:
+    """The plan for all shapes of inputs of the same dtypes and ranks."""
+
+    sizes: Sizes
+    run: RunBody | None = None
+    failed: bool = False
 
 
-def _names_read(graph: onnx.GraphProto) -> frozenset[str]:
-    """The names that are read anywhere inside a graph; one that it makes itself is never one from outside as well."""
-    read = {o.name for o in graph.output}
-    for n in all_nodes(graph):
-        read.update(n.input)
-        read.update(o.name for g in _subgraphs(n) for o in g.output)
-    return frozenset(read - {""})
-
-
-def _constant_sizes(graph: onnx.GraphProto) -> list[int]:
-    tensors = [*graph.initializer, *(a.t for n in all_nodes(graph) for a in n.attribute if a.HasField("t"))]
-    return [int(np.prod(t.dims)) for t in tensors]
-
-
-def _declare(info: onnx.ValueInfoProto, value: Array, shape: Sequence[Extent], symbols: dict[Extent, str]) -> None:
-    """Write an input's type; equal symbolic sizes get the same name."""
-    kind = info.type.tensor_type
-    kind.elem_type = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
-    kind.shape.SetInParent()
-    for d in shape:
-        dim = kind.shape.dim.add()
-        if isinstance(d, int):
-            dim.dim_value = d
-        else:
-            dim.dim_param = symbols.setdefault(d, f"d{len(symbols)}")
+def _tensor(body: Body, value: object) -> Array:
+    """A value that a plan can read."""
+    array = np.asarray(value) if isinstance(value, np.generic) else value
+    if not isinstance(array, np.ndarray) or array.dtype.kind in "OUST":
+        raise body.refuse("it reads what is no tensor of numbers")
+    return array

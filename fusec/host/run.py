@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -10,8 +11,9 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from fusec.errors import ExecutionError, FusecError, UnsupportedError
-from fusec.host.bodies import Branches, CompileBody
+from fusec.host.bodies import Body, CompileBody, Control, NotCompiled
 from fusec.host.compiled import compile_function
+from fusec.host.control_plans import compiled_control
 from fusec.host.evaluator import can_run, own_ops
 from fusec.host.proto import read_proto
 from fusec.ir.graph import Node
@@ -32,8 +34,8 @@ def run_host(node: Node, inputs: Sequence[object]) -> list[object]:
 class HostRunner:
     """An opaque node, ready to run: the evaluator is built at the first call, when the inputs' types are seen.
 
-    Safe to call from several threads; outputs are fresh arrays of the declared dtypes. With `compile_body` the branches of
-    an If run as plans of their own, in which the inputs at the positions `constants` are constants.
+    Safe to call from several threads; outputs are fresh arrays of the declared dtypes. With `compile_body` the graphs inside
+    If, Loop and Scan run as plans of their own, in which the inputs at the positions `constants` are constants.
     """
 
     def __init__(
@@ -46,15 +48,31 @@ class HostRunner:
         self._names = [*self._proto.input, *node.attr("captures", ())]
         self._evaluators: dict[tuple[str, ...], ReferenceEvaluator] = {}
         self._check_functions()
-        self._branches: Branches | None = None
-        if compile_body is not None and self._op == "If" and not node.attr("domain"):
-            self._branches = Branches(node, self._proto, frozenset(constants), compile_body)
+        self._compiled = None
+        if compile_body is not None:
+            self._compiled = compiled_control(Control(node, self._proto, frozenset(constants), compile_body))
 
     def __call__(self, inputs: Sequence[object]) -> list[object]:
         """The outputs in order, None for one that the node does not make. ExecutionError where the op fails."""
-        made = None if self._branches is None else self._branches(inputs)
-        if made is not None:
-            return [self._normalised(v, i) for i, v in enumerate(made)]
+        if self._compiled is not None:
+            try:
+                results = self._compiled(inputs)
+            except NotCompiled:
+                pass
+            else:
+                named = zip(self._proto.output, results, strict=True)
+                return [self._normalised(v, i) if o else None for i, (o, v) in enumerate(named)]
+        made = self._evaluated(inputs)
+        for body in self.bodies:
+            body.warn()
+        return made
+
+    @property
+    def bodies(self) -> tuple[Body, ...]:
+        """The graphs inside that are compiled when they run."""
+        return () if self._compiled is None else self._compiled.bodies
+
+    def _evaluated(self, inputs: Sequence[object]) -> list[object]:
         feeds = {n: v for n, v in zip(self._names, inputs, strict=True) if n}
         try:
             with np.errstate(all="ignore"):
@@ -73,8 +91,8 @@ class HostRunner:
 
     def forget_locks(self) -> None:
         """In the child of a fork: a lock may be held by a thread that is not here."""
-        if self._branches is not None:
-            self._branches.forget_locks()
+        for body in self.bodies:
+            body.lock = threading.Lock()
 
     def _check_functions(self) -> None:
         """UnsupportedError where a users' function is missing, CompileError where one cannot be compiled."""

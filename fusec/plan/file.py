@@ -153,6 +153,8 @@ def deserialise(data: memoryview) -> Plan:
         kernels=kernels_from(contents, programs),
         weights=_weights(contents.weights, tensors.read(body[WEIGHTS], WEIGHTS)),
         numerics=manifest.numerics,
+        fuse=manifest.fuse,
+        passes=manifest.passes,
         fused=_text(body, FUSED),
         source_sha256=manifest.source_sha256,
         metadata=Metadata(**msgspec.structs.asdict(manifest.metadata)),
@@ -217,6 +219,8 @@ def _manifest(plan: Plan, sections: Mapping[str, SectionRecord]) -> Manifest:
         inputs=[ValueRecord(v.name, str(v.type)) for v in plan.inputs],
         outputs=[ValueRecord(v.name, str(v.type)) for v in plan.outputs],
         numerics=dict(plan.numerics),
+        fuse=plan.fuse,
+        passes=plan.passes,
         sections=list(sections.values()),
     )
 

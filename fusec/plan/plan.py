@@ -42,8 +42,9 @@ class Plan:
     `aliases` maps a value to the value whose bytes it shares (a reshape of it); resolve until it is no key. `kernels` is
     the menu per program name; of the kernels whose guard admits a binding the first is used. `weights` is keyed by
     (value name, layout key). `fused` is the fused graph as text, for people and for recompiling; `source_sha256` is
-    the hash of the model file, `metadata` what that says about itself. `from_file` marks a
-    plan that was read: who wrote the file is not known.
+    the hash of the model file, `metadata` what that says about itself. `fuse` and `passes` are the options of the compile:
+    the bodies of its host steps are compiled with the same. `from_file` marks a plan that was read: who wrote the file is
+    not known.
     """
 
     name: str
@@ -56,6 +57,8 @@ class Plan:
     kernels: Mapping[str, tuple[Kernel, ...]]
     weights: Mapping[tuple[str, str], PlanWeight]
     numerics: Mapping[str, str] = field(default_factory=dict)
+    fuse: bool = True
+    passes: str = ""
     fused: str = ""
     source_sha256: str = ""
     metadata: Metadata = field(default=Metadata())

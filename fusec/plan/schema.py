@@ -60,6 +60,8 @@ class Manifest(Struct, frozen=True):
     inputs: list[ValueRecord]
     outputs: list[ValueRecord]
     numerics: dict[str, str]
+    fuse: bool
+    passes: str
     sections: list[SectionRecord]
 
 

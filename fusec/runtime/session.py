@@ -70,7 +70,7 @@ class Session:
             code: Machine code per kernel, where the caller has it already.
             microseconds: The estimate of one average tile that schedules are made with.
             watch: Is shown every region that is planned for new shapes.
-            compile_body: Compiles branches of host steps when they are taken; without it the evaluator runs them.
+            compile_body: Compiles the graphs inside host steps when they run; without it the evaluator runs them.
 
         Raises:
             ExecutionError: this machine cannot run the plan's target.

@@ -22,7 +22,7 @@ from fusec.runtime.inputs import Symbols, describe_type
 from fusec.runtime.weights import Weights
 
 if TYPE_CHECKING:
-    from fusec.host.bodies import CompileBody
+    from fusec.host.bodies import Body, CompileBody
     from fusec.host.run import HostRunner
 
 Array = npt.NDArray[Any]
@@ -136,6 +136,11 @@ class Steps:
                 self._trim()
             return found
 
+    @property
+    def bodies(self) -> list[Body]:
+        """The graphs inside host steps that are compiled when they run, and what became of them."""
+        return [b for s in self._steps if isinstance(s, _Host) for b in s.call.bodies]
+
     def forget_frames(self) -> None:
         """In the child of a fork: frames may be torn, and the lock held by a thread that is not here."""
         self._lock = threading.Lock()
@@ -187,6 +192,8 @@ class Steps:
             inputs[i] = self._value(env, symbols, name)
         made = step.call(inputs)
         for value, result in zip(step.node.outputs, made, strict=True):
+            if isinstance(result, np.ndarray) and not result.size:
+                result = _of_known_sizes(result, value.type, symbols)
             if result is not None or value.name in self._read:  # optional outputs that nobody asked for are not made
                 env[value.name] = _checked(step.node, value.name, value.type, result)
         if not step.shaped:
@@ -299,6 +306,15 @@ def _checked(node: Node, name: str, kind: Type, result: object) -> object:
         node=_origin(node),
         op=str(node.attr("op_type", node.op)),
     )
+
+
+def _of_known_sizes(empty: Array, kind: Type, symbols: Symbols) -> Array:
+    """What a loop without turns made of nothing, with the sizes that are known of it; the loop itself knows no symbols."""
+    if not isinstance(kind, TensorType) or kind.shape is None or len(kind.shape) != empty.ndim:
+        return empty
+    known = [symbols_of(d) <= symbols.values.keys() for d in kind.shape]
+    sizes = [evaluate(d, symbols.values) if k else n for d, n, k in zip(kind.shape, empty.shape, known, strict=True)]
+    return np.empty(sizes, empty.dtype) if min(sizes) == 0 else empty
 
 
 def _origin(node: Node) -> str:

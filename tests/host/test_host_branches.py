@@ -203,10 +203,12 @@ def test_heavy_weights_are_held_once_and_once_for_all_shapes(monkeypatch: pytest
 def test_the_evaluator_runs_what_cannot_be_compiled_or_is_small() -> None:
     compiler = Compiler(two_sided(), CompileError("not today"))
     run, x = compiler.runner(), data()
-    for _ in range(3):
-        got = run(compiler.inputs(c=np.array(True), x=x))
-        np.testing.assert_allclose(got[0], in_numpy(x, 5).sum().reshape(1, 1), rtol=1e-5, atol=1e-6)
-    assert len(compiler.models) == 1
+    with pytest.warns(RuntimeWarning, match="choice/then_branch runs on the reference implementation.*not today") as said:
+        for _ in range(3):
+            got = run(compiler.inputs(c=np.array(True), x=x))
+            np.testing.assert_allclose(got[0], in_numpy(x, 5).sum().reshape(1, 1), rtol=1e-5, atol=1e-6)
+    assert len(compiler.models) == len(said) == 1
+    assert [b.why for b in run.bodies] == ["", "not today"]
     assert FEW_NODES > 4
     tiny = Compiler(model(branch(layers(2, "x", "a", []), "at1"), branch(layers(1, "x", "b", []), "bt0")))
     np.testing.assert_allclose(tiny.runner()(tiny.inputs(c=np.array(False), x=x))[0], in_numpy(x, 1), rtol=1e-5)

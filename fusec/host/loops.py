@@ -1,0 +1,114 @@
+"""The turns of Loop and Scan, whoever runs their bodies: a plan of its own, or the evaluator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from fusec.host.subgraph import declared
+
+Array = npt.NDArray[Any]
+Turn = Callable[[list[Any]], Sequence[Any]]
+"""Runs the body once: the values of its inputs in order -> those of its outputs."""
+
+
+def run_loop(
+    turn: Turn, trips: Any, condition: Any, carried: Sequence[Any], scanned: Sequence[onnx.TypeProto]
+) -> list[Any]:
+    """The final carried values, then what was scanned, stacked; `scanned` are the types that are declared
+    for the latter, for a loop without turns."""
+    states, rows = list(carried), [list[Any]() for _ in scanned]
+    limit = None if trips is None else int(_only(trips))
+    going, done = condition is None or bool(_only(condition)), 0
+    while going and (limit is None or done < limit):
+        outputs = turn([np.array(done, np.int64), np.array(True), *states])
+        going, done = bool(_only(outputs[0])), done + 1
+        states = list(outputs[1 : 1 + len(states)])
+        for row, new in zip(rows, outputs[1 + len(states) :], strict=True):
+            row.append(new)
+    return [*states, *_stacked(rows, scanned)]
+
+
+@dataclass(frozen=True)
+class Scanning:
+    """The attributes of a Scan: how many inputs are scanned, and axes and directions (1 is backwards), 0 where missing."""
+
+    count: int
+    input_axes: Sequence[int] = field(default=())
+    input_directions: Sequence[int] = field(default=())
+    output_axes: Sequence[int] = field(default=())
+    output_directions: Sequence[int] = field(default=())
+
+
+def scanning(attributes: Mapping[str, Any]) -> Scanning:
+    """The attributes of a Scan of any opset: the first has directions only, those of the inputs."""
+
+    def numbers(name: str) -> Sequence[int]:
+        return tuple(attributes.get(name) or ())
+
+    return Scanning(
+        int(attributes["num_scan_inputs"]),
+        numbers("scan_input_axes"),
+        numbers("scan_input_directions") or numbers("directions"),
+        numbers("scan_output_axes"),
+        numbers("scan_output_directions"),
+    )
+
+
+def run_scan(turn: Turn, args: Sequence[Any], scan: Scanning, scanned: Sequence[onnx.TypeProto]) -> list[Any]:
+    """The final states, then what was scanned. ValueError where the scanned inputs differ in length."""
+    states, inputs = list(args[: len(args) - scan.count]), args[len(args) - scan.count :]
+    sources = [np.ascontiguousarray(np.moveaxis(v, a, 0)) if a else v for v, a in _with(inputs, scan.input_axes)]
+    sources = [v[::-1] if back else v for v, back in _with(sources, scan.input_directions)]
+    lengths = {len(v) for v in sources}
+    if len(lengths) > 1:
+        raise ValueError(f"the scanned inputs differ in length: {sorted(lengths)}")
+    rows: list[list[Any]] = [[] for _ in scanned]
+    for t in range(min(lengths, default=0)):
+        outputs = turn([*states, *[v[t, ...] for v in sources]])
+        states = list(outputs[: len(states)])
+        for row, new in zip(rows, outputs[len(states) :], strict=True):
+            row.append(new)
+    made = [v[::-1] if back else v for v, back in _with(_stacked(rows, scanned), scan.output_directions)]
+    return [*states, *(np.moveaxis(v, 0, a) for v, a in _with(made, scan.output_axes))]
+
+
+def run_batched_scan(turn: Turn, args: Sequence[Any], scan: Scanning, scanned: Sequence[onnx.TypeProto]) -> list[Any]:
+    """Opset 8: a batch in front of everything, each of a length of its own; what is behind that stays zero."""
+    lengths, values = args[0], args[1:]
+    states = len(values) - scan.count
+    rows = []
+    for b in range(len(values[0])):
+        length = None if lengths is None else int(lengths[b])
+        row = [v[b, ...] if i < states else v[b, :length] for i, v in enumerate(values)]
+        rows.append(run_scan(turn, row, scan, scanned))
+    whole = values[states].shape[1]
+    return [
+        np.stack([r if i < states else _lengthened(r, whole) for r in column])
+        for i, column in enumerate(zip(*rows, strict=True))
+    ]
+
+
+def _only(x: Any) -> Any:
+    return np.asarray(x).reshape(-1)[0]
+
+
+def _stacked(rows: Sequence[list[Any]], types: Sequence[onnx.TypeProto]) -> list[Array]:
+    kinds = declared(types)
+    return [
+        np.stack(row) if row else np.zeros((0, *shape), dtype) for row, (dtype, shape) in zip(rows, kinds, strict=True)
+    ]
+
+
+def _with(values: Sequence[Any], settings: Sequence[int]) -> list[tuple[Any, int]]:
+    """The values, each with its axis or direction, 0 where none is given."""
+    return [(v, settings[i] if i < len(settings) else 0) for i, v in enumerate(values)]
+
+
+def _lengthened(x: Any, length: int) -> Any:
+    return np.concatenate([x, np.zeros((length - len(x), *x.shape[1:]), x.dtype)]) if len(x) < length else x

@@ -168,11 +168,6 @@ def address(point: Point, a: Access) -> str:
     return _base(point, a) if inner == "0" else f"{_base(point, a)} + {inner}"
 
 
-def address(point: Point, a: Access) -> str:
-    """The address of an access, a C++ expression."""
-    return f"{_base(point, a)} + {point.extent(_split(point, a)[1])}"
-
-
 def _place(point: Point, a: Access) -> str:
     return f"{_base(point, a)}[{point.extent(_split(point, a)[1])}]"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fusec.errors import BugError
-from fusec.ir.dim import Extent, ceildiv, product, symbol, symbols_of
+from fusec.ir.dim import Dim, Extent, ceildiv, product, symbol, symbols_of
 from fusec.ir.types import DType
 from fusec.kernels.cuda.abi import SCRATCH_ALIGNMENT
 from fusec.kernels.cuda.scalar import element_type, from_memory, value_type
@@ -14,7 +14,7 @@ from fusec.kernels.cuda.writer import Writer
 from fusec.kernels.kernel import Kernel, Slot
 from fusec.kernels.layout import Layout
 from fusec.target import Target
-from fusec.tile.program import Operand, is_expr
+from fusec.tile.program import Operand
 
 LINE = 16
 """Locals in shared memory are aligned to this: the widest access."""
@@ -212,10 +212,12 @@ class Context:
 
     def _tile_dimensions(self, name: str) -> dict[int, str]:
         out: dict[int, str] = {}
-        accesses = [x.index for s in self.program.stages for x in (*s.loads(), *s.stores) if x.operand == name]
+        stages = self.program.stages
+        accesses = [x.index for s in stages for x in s.loads() if x.operand == name]
+        accesses += [x.index for s in stages for x in s.stores if x.operand == name]
         for index in accesses:
             for d, i in enumerate(index):
-                if not is_expr(i) and (axes := symbols_of(i) & self.task_axes):  # type: ignore[arg-type]
+                if isinstance(i, int | Dim) and (axes := symbols_of(i) & self.task_axes):
                     out[d] = min(axes)
         return out
 

@@ -69,9 +69,11 @@ class _Nest:
         ready = " && ".join(vectors.conditions(self.point, last.low)) or "true"
         self.w.line(f"const fx_int {border} = {ready} ? {whole} : {last.low};")
         groups = Span(last.axis, last.low, border, vectors.width)
-        with walk(self.point, [*outer, groups], "fx_thread()", THREADS) as names:
-            with self.point.lanes(last.axis, names[last.axis], vectors.width, vectors.operands):
-                self._body(self.stage.body)
+        with (
+            walk(self.point, [*outer, groups], "fx_thread()", THREADS) as names,
+            self.point.lanes(last.axis, names[last.axis], vectors.width, vectors.operands),
+        ):
+            self._body(self.stage.body)
         return [*outer, Span(last.axis, border, last.high)]
 
     def _ordered(self, axes: list[str]) -> None:

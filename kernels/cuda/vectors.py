@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fusec.ir.dim import Dim, Extent, Monomial, linear
+from fusec.ir.dim import Atom, Dim, Extent, Monomial, linear, symbols_of
 from fusec.ir.expr import Expr, Load, walk
 from fusec.kernels.cuda import access
 from fusec.kernels.cuda.expression import Point
@@ -86,15 +86,13 @@ def steps_besides(point: Point, offset: Extent, lane: str) -> list[Extent]:
     rest = offset if split is None else split[0]
     if isinstance(rest, int):
         return [rest]
-    axes = point.ctx.program.axis
+    axes = frozenset(point.ctx.program.axis)
     by_atoms: dict[Monomial, list[tuple[Monomial, int]]] = {}
     for mono, c in rest.terms:
-        bound = tuple(a for a in mono if a in axes or point.is_bound(a) or _mentions(a, axes))
+        bound = tuple(a for a in mono if point.is_bound(a) or _symbols(a) & axes)
         by_atoms.setdefault(bound, []).append((tuple(a for a in mono if a not in bound), c))
     return [as_extent(terms) for terms in by_atoms.values()]
 
 
-def _mentions(atom: object, axes: object) -> bool:
-    from fusec.ir.dim import Atom, symbols_of
-
-    return isinstance(atom, Atom) and any(s in axes for s in symbols_of(atom.a) | symbols_of(atom.b))  # type: ignore[operator]
+def _symbols(atom: str | Atom) -> frozenset[str]:
+    return frozenset([atom]) if isinstance(atom, str) else symbols_of(atom.a) | symbols_of(atom.b)

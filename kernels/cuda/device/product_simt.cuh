@@ -1,0 +1,113 @@
+// Products without tensor cores: every thread keeps an 8 by 8 block of sums, for any type that can be multiplied and added.
+//
+// 16 bytes of shared memory per operand feed 64 multiplications, which is what keeps the arithmetic and not shared memory busy
+// (the register tiles of CUTLASS' SIMT kernels have this size). A tile that has fewer than 256 such blocks is cut into slices
+// of the fold instead: each group of threads sums its own part of every stage, and the parts are added in order at the end.
+#pragma once
+#include "product.cuh"
+
+FX_DEVICE float fx_multiply_add(float a, float b, float c) {
+#ifdef FX_EMULATED
+    return __builtin_fmaf(a, b, c);
+#else
+    return __fmaf_rn(a, b, c);
+#endif
+}
+FX_DEVICE double fx_multiply_add(double a, double b, double c) {
+#ifdef FX_EMULATED
+    return __builtin_fma(a, b, c);
+#else
+    return __fma_rn(a, b, c);
+#endif
+}
+FX_DEVICE int fx_multiply_add(int a, int b, int c) { return (int)((fx_u32)a * (fx_u32)b + (fx_u32)c); }
+FX_DEVICE fx_u32 fx_multiply_add(fx_u32 a, fx_u32 b, fx_u32 c) { return a * b + c; }
+FX_DEVICE long long fx_multiply_add(long long a, long long b, long long c) {
+    return (long long)((fx_u64)a * (fx_u64)b + (fx_u64)c);
+}
+FX_DEVICE fx_u64 fx_multiply_add(fx_u64 a, fx_u64 b, fx_u64 c) { return a * b + c; }
+
+template <class T, int BM, int BN, int BK, int PARTS>
+struct fx_simt {
+    template <class Left, class Right>
+    struct core {
+        using Sum = T;
+        static constexpr int ROWS = BM, COLUMNS = BN, DEPTH = BK, SLICES = PARTS;
+        static constexpr int V = 16 / (int)sizeof(T), GROUP = FX_THREADS / PARTS, SHARE = BK / PARTS;
+        static constexpr int DOWN = BM / 8, ACROSS = BN / 8;  // threads of a group
+        static_assert(DOWN * ACROSS == GROUP && BM % 32 == 0 && BN % 64 == 0, "a warp has 4 by 8 threads, 8 by 8 sums each");
+        static_assert(SHARE % V == 0, "a slice of a stage is a multiple of 16 bytes");
+        using LeftLoader = fx_loader<Left, BM, BK, V>;
+        using RightLoader = fx_loader<Right, BN, BK, V>;
+
+        T sum[8][8];
+        int slice, row, column;
+
+        FX_MEMBER core() {
+            int t = fx_thread() % GROUP, warp = t / 32, lane = t % 32;
+            slice = fx_thread() / GROUP;
+            row = warp / (BN / 64) * 4 + lane / 8;
+            column = warp % (BN / 64) * 8 + lane % 8;
+        }
+
+        // Sums begin at zero in each tile, not once: else ptxas keeps them alive around the loop over tasks.
+        FX_MEMBER void clear() {
+            FX_UNROLL for (int i = 0; i < 8; i++) FX_UNROLL for (int j = 0; j < 8; j++) sum[i][j] = T{};
+        }
+
+        // Which of the tile's rows (or columns) a thread's i-th one is: lines along k are read one by one and interleaved, so
+        // that a warp's addresses fall into different banks; across k a thread reads 16 bytes of neighbours.
+        template <bool ALONG, int THREADS>
+        static FX_MEMBER int place(int thread, int i) {
+            return ALONG ? i * THREADS + thread : i / V * (THREADS * V) + thread * V + i % V;
+        }
+
+        template <class Loader, int THREADS>
+        static FX_MEMBER void fragment(T (&x)[V][8], const T* panel, int thread, int k) {
+            if constexpr (Loader::ALONG) {
+                FX_UNROLL for (int i = 0; i < 8; i++) {
+                    fx_vector<T, V> line = fx_load_vector<V>(panel + place<true, THREADS>(thread, i) * Loader::PITCH + k);
+                    FX_UNROLL for (int v = 0; v < V; v++) x[v][i] = line.at[v];
+                }
+            } else {
+                FX_UNROLL for (int v = 0; v < V; v++) {
+                    FX_UNROLL for (int g = 0; g < 8; g += V) {
+                        fx_vector<T, V> line =
+                            fx_load_vector<V>(panel + (k + v) * Loader::PITCH + place<false, THREADS>(thread, g));
+                        FX_UNROLL for (int u = 0; u < V; u++) x[v][g + u] = line.at[u];
+                    }
+                }
+            }
+        }
+
+        FX_MEMBER void multiply(const T* left, const T* right) {
+            // written out in full, the fragments of a whole stage would be loaded first and fill the registers
+            FX_KEEP_LOOP for (int q = 0; q < SHARE; q += V) {
+                T a[V][8], b[V][8];
+                fragment<LeftLoader, DOWN>(a, left, row, slice * SHARE + q);
+                fragment<RightLoader, ACROSS>(b, right, column, slice * SHARE + q);
+                FX_UNROLL for (int v = 0; v < V; v++)
+                    FX_UNROLL for (int i = 0; i < 8; i++)
+                        FX_UNROLL for (int j = 0; j < 8; j++) sum[i][j] = fx_multiply_add(a[v][i], b[v][j], sum[i][j]);
+            }
+        }
+
+        // Adds the sums of one slice to the tile in shared memory.
+        FX_MEMBER void unload(T* tile, int pitch, int turn) {
+            if (turn != slice) return;
+            FX_UNROLL for (int i = 0; i < 8; i++) {
+                T* line = tile + place<LeftLoader::ALONG, DOWN>(row, i) * pitch;
+                FX_UNROLL for (int j = 0; j < 8; j++) {
+                    T* p = line + place<RightLoader::ALONG, ACROSS>(column, j);
+                    *p = turn == 0 ? sum[i][j] : (T)(*p + sum[i][j]);
+                }
+            }
+        }
+    };
+};
+
+template <class T, int BM, int BN, int BK, int SLICES, int STAGES, class Left, class Right, class Fold, class Done>
+FX_DEVICE void fx_product_simt(
+    char* shared, fx_range rows, fx_range columns, const Fold& fold, const Left& left, const Right& right, const Done& done) {
+    fx_product<fx_simt<T, BM, BN, BK, SLICES>::template core, STAGES>(shared, rows, columns, fold, left, right, done);
+}

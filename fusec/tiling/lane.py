@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fusec.ir.dim import Dim, Extent, linear, product
 from fusec.ir.expr import Expr, Load, walk
+from fusec.kernels.cpu.short_rows import short_rows
 from fusec.kernels.cpu.squares import turned_axis
 from fusec.target import Isa
 from fusec.tile.program import Fold, Let, Stage, Store, TileProgram, is_expr
@@ -98,6 +99,8 @@ def _cost(program: TileProgram, stage: Stage, axis: str, isa: Isa) -> float:
         else:
             total += one
     extent = program.axis[axis].extent
+    if not is_fold and short_rows(program, stage, axis):
+        return total
     waste = isa.lanes / extent if isinstance(extent, int) and 0 < extent < isa.lanes else 1.0
     return total * waste
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from fusec.ir.dim import Dim, Extent, floordiv, maximum, minimum, product, symbols_of
 from fusec.kernels.cpu.contract_form import Contraction
 from fusec.kernels.cpu.merged import columns_of
+from fusec.kernels.cpu.short_rows import short_rows
 from fusec.kernels.cpu.squares import turned_axis
 from fusec.kernels.kernel import StageTiling
 from fusec.tile.program import Axis, TileProgram
@@ -66,6 +67,9 @@ def _unit(program: TileProgram, stages: Sequence[StageTiling], axis: Axis) -> Ex
     if any(t.lane == axis.name for t in stages):
         return LINE
     for stage, tiling in zip(program.stages, stages, strict=True):
+        rows = short_rows(program, stage, tiling.lane) if tiling.template == "nest" and tiling.rows == 1 else None
+        if rows is not None and rows.outer == axis.name:
+            return LINE
         columns = columns_of(stage, axis.name)
         if columns is not None:
             return maximum(1, columns)

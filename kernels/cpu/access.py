@@ -17,6 +17,7 @@ from fusec.ir.types import DType
 from fusec.kernels.cpu.anchors import neighbour_address
 from fusec.kernels.cpu.builder import Value, constant, mangle, vector
 from fusec.kernels.cpu.context import Storage
+from fusec.kernels.cpu.short_rows import load_spread, steps_of
 from fusec.kernels.cpu.squares import load_turned
 from fusec.kernels.cpu.vector import literal, memory_type
 from fusec.kernels.cpu.windows import always_inside
@@ -118,6 +119,8 @@ def load(point: Point, e: Load, copy: int) -> Value:
         inside = b.op("and", inside, point.mask)
     if coefficient == 1 and (inside is None or _masks(point.ctx.isa, a.storage)):
         raw = _load_contiguous(point, a, inside, copy)
+    elif inside is None and (spread := load_spread(point, a, lambda at: _address(point, a, at), copy)) is not None:
+        raw = spread
     elif coefficient is not None and inside is None:
         turned = load_turned(point, a, coefficient, copy) if point.turned else None
         raw = turned or _load_strided(point, a, coefficient, copy)
@@ -134,6 +137,10 @@ def _masks(isa: Isa, storage: Storage) -> bool:
 
 def _lane_coefficient(point: Point, offset: Extent) -> Extent | None:
     """The distance between lanes in elements; None where it is not constant."""
+    if point.rows is not None:
+        steps = steps_of(offset, point.rows.outer, point.rows.inner)
+        known: dict[tuple[Extent, Extent] | None, int] = {(0, 0): 0, (point.rows.size, 1): 1}
+        return known.get(steps)
     for s in symbols_of(offset):
         if s != point.lane and point.fact_of(symbol(s))[1]:
             return None
@@ -150,7 +157,7 @@ def _contiguous(point: Point, a: Access, copy: int) -> Value:
 
 def _row(point: Point, a: Access) -> Value:
     """The address of an access with the lane's index left out, computed in the loop that it depends on."""
-    split = linear(a.offset, [point.lane])
+    split = linear(a.offset, [point.lane] if point.rows is None else [point.rows.outer, point.rows.inner])
     if split is None:
         raise BugError(f"the offset {a.offset} is not affine in {point.lane!r}")
     return _address(point, a, split[0])

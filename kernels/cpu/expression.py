@@ -15,6 +15,7 @@ from fusec.kernels.cpu.builder import Block, Loop, Value
 from fusec.kernels.cpu.context import Context
 from fusec.kernels.cpu.interner import Interner
 from fusec.kernels.cpu.polynomial import apply_function, as_extent
+from fusec.kernels.cpu.short_rows import ShortRows
 from fusec.kernels.cpu.vector import literal
 from fusec.tile.program import Axis, Let, Statement, Store
 
@@ -51,6 +52,8 @@ class Point:
         self.interner = Interner()
         self.pseudo: dict[str, Expr] = {}
         """Symbols in offsets that stand for indices read from memory."""
+        self.rows: ShortRows | None = None
+        """The two axes that the lane runs over, where it does (short_rows.py)."""
         self.changing: frozenset[str] = frozenset()
         """Operands that are written, too, at places that only memory knows: each point loads anew."""
         self.extents: dict[str, Axis] = dict(ctx.program.axis)
@@ -265,6 +268,8 @@ class Point:
     def _symbol_fact(self, name: str) -> tuple[int, bool]:
         if name in self._axes:
             return self._axes[name][1], name == self.lane
+        if self.rows is not None and name in (self.rows.outer, self.rows.inner):
+            return self.lane_level, True
         return self.fact(self.pseudo[name]) if name in self.pseudo else (0, False)
 
     def _scalar(self, name: str) -> Value:
@@ -351,6 +356,10 @@ class Point:
         if a == self.lane:
             base = self.bases[copy]
             return self.b.op("add", self.b.splat(base, self.lanes), self.b.iota(self.lanes)) if self.lanes else base
+        if self.rows is not None and a in (self.rows.outer, self.rows.inner):
+            op = "udiv" if a == self.rows.outer else "urem"
+            place = self._atom(self.lane, copy)
+            return self.b.op(op, place, self.b.splat(self.b.i64(self.rows.size), place.lanes))
         if a in self._axes:
             return self.axis_value(a)
         return self.value(self.pseudo[a], copy) if a in self.pseudo else self.ctx.symbols[a]
@@ -359,6 +368,8 @@ class Point:
         """Whether an atom has its value in a register rather than in a slot."""
         if isinstance(a, Atom):
             return any(self.is_bound(s) for s in symbols_of(a.a) | symbols_of(a.b))
+        if self.rows is not None and a in (self.rows.outer, self.rows.inner):
+            return True
         return a in self._axes or a in self.pseudo or a in self.ctx.symbols
 
     def _atom_fact(self, a: str | Atom) -> tuple[int, bool]:

@@ -102,7 +102,8 @@ def _is_simple(program: TileProgram, local: str, store: Store) -> bool:
     names = set(program.axis)
     if not all(isinstance(i, Dim) and str(i) in names for i in store.index):
         return False
-    uses = [(stage, x.index) for stage in program.stages for x in (*stage.loads(), *stage.stores) if x.operand == local]
+    uses = [(stage, x.index) for stage in program.stages for x in stage.loads() if x.operand == local]
+    uses += [(stage, x.index) for stage in program.stages for x in stage.stores if x.operand == local]
     task = {symbol(a.name) for a in program.axes}
     kept = [d for d, i in enumerate(store.index) if i in task]
 

@@ -21,6 +21,7 @@ from fusec.kernels.cpu.joined import stores_inside
 from fusec.kernels.cpu.merged import split_merged
 from fusec.kernels.cpu.powers import BELOW, BESIDE, bound_powers
 from fusec.kernels.cpu.ranges import Ranges
+from fusec.kernels.cpu.short_rows import short_rows
 from fusec.kernels.cpu.squares import turned_axis
 from fusec.kernels.cpu.windows import LARGEST, Range, windows
 from fusec.kernels.kernel import StageTiling
@@ -54,13 +55,19 @@ class Nest:
         self.stage = bound_powers(ctx.program, self.stage)
         self.broad = len(stage.stores) >= BROAD
         self.cheap = self._cost() <= CHEAP or self.broad
+        self.rows = short_rows(ctx.program, self.stage, self.lane) if tiling.rows == 1 else None
+        apart = {self.lane}
+        if self.rows is not None:
+            apart = {self.rows.outer, self.rows.inner}
+            self.lane = self.rows.lane
         self.lanes = ctx.isa.lanes * (1 if self.cheap or tiling.rows > 1 else WIDE) if tiling.lane else 0
-        self.point = Point(ctx, tiling.lane, self.lanes)
+        self.point = Point(ctx, self.lane, self.lanes)
+        self.point.rows = self.rows
         self.point.extents |= new
         self.point.changing = stage.scattered
         self.windows = windows(ctx.program, self.stage, self.point.extents, self.lane)
         self.body = one_point(self.stage, self.windows, self._copies())
-        self.axes = [a for a in self.stage.axis_names if a != self.lane]
+        self.axes = [a for a in self.stage.axis_names if a not in apart]
         self.turned = turned_axis(ctx.program, self.stage, self.lane) if tiling.rows > 1 else ""
         if self.turned in [s.row for s in splits]:
             self.turned = ""
@@ -80,6 +87,8 @@ class Nest:
 
     def _copies(self) -> int:
         """How many vectors are computed side by side."""
+        if self.rows is not None:
+            return max(2, self.rows.vectors(self.lanes))
         if not self.lane or self.broad:
             return 1
         return 4 if self.stage.folds and self.cheap else 2
@@ -143,7 +152,7 @@ class Nest:
     ) -> list[Value]:
         """The loops along the lane axis, threading carried values; nothing runs where the axis is empty."""
         b, point, lanes = self.b, self.point, self.lanes
-        low, high = self.ctx.bounds(self.lane)
+        low, high = self._lane_bounds()
 
         def region() -> list[Value]:
             before, loops = b.block, b.new_block("lanes")
@@ -152,8 +161,7 @@ class Nest:
             with point.inside_lanes(before):
                 copies = self.body.copies
                 step = lanes * copies
-                whole = b.op("and", b.sub(high, low), b.i64(-step))
-                border = b.add(low, whole)
+                border = b.add(low, self._multiple(b.sub(high, low), step))
                 with b.loop(low, border, step, carried, hint="full") as loop:
                     point.at_lanes([b.add(loop.index, b.i64(k * lanes)) for k in range(copies)])
                     loop.next = full(loop.carried)
@@ -166,6 +174,18 @@ class Nest:
             return list(rest.results)
 
         return b.when(b.compare("slt", low, high), region, carried)
+
+    def _multiple(self, count: Value, step: int) -> Value:
+        """The greatest multiple of `step` that is no more than `count`."""
+        if step & (step - 1) == 0:
+            return self.b.op("and", count, self.b.i64(-step))
+        return self.b.mul(self.b.op("udiv", count, self.b.i64(step)), self.b.i64(step))
+
+    def _lane_bounds(self) -> tuple[Value, Value]:
+        if self.rows is None:
+            return self.ctx.bounds(self.lane)
+        low, high = (self.b.mul(x, self.b.i64(self.rows.size)) for x in self.ctx.bounds(self.rows.outer))
+        return low, high
 
     # ---- one point of the stage axes (or one group of lanes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fusec.ir.dim import Extent, product
 from fusec.ir.graph import Node
 from fusec.ops.op import Kind
 from fusec.passes.fusion.facts import (
@@ -21,6 +22,8 @@ from fusec.rewrite.edge import Edge
 from fusec.rewrite.fused import Verdict
 from fusec.rewrite.fusion import fusion_pass
 
+MANY_TIMES = 4
+"""Times that each row of a table is gathered, from which on it is worth a store and a load of its own."""
 MAX_PIECES = 4
 """Pieces of a concat that may be computed in the loop that reads them: every element asks for all pieces."""
 
@@ -51,6 +54,13 @@ def fuse_views(edge: Edge) -> Verdict:
     return Verdict(True, f"becomes an index: saves a store and a load of {edge.value.type}", duplicate=copy)
 
 
+def _is_table(edge: Edge, reader: Node, times: list[Extent | None]) -> bool:
+    """Whether a gather reads rows many times over that are made of several values: joined once, they are less to load."""
+    wide = [v for v in edge.producer.inputs if v.name not in edge.graph.weights and product(v.shape) != 1]
+    often = any(isinstance(t, int) and t >= MANY_TIMES for t in times)
+    return kind(reader) is Kind.GATHER and len(wide) > 1 and often
+
+
 def repeated_work(edge: Edge, reader: Node, made_by: Kind) -> Verdict | None:
     """Refuse where the reader would compute the producer's elements many times."""
     work = flops(edge.producer)
@@ -58,9 +68,9 @@ def repeated_work(edge: Edge, reader: Node, made_by: Kind) -> Verdict | None:
         if len(reader.operands) > MAX_PIECES:
             return Verdict(False, f"a concat of {len(reader.operands)} pieces copies faster than it selects")
         work *= len(reader.operands)
-    if made_by is Kind.VIEW or work <= CHEAP_FLOPS:
-        return None
     known = [repeats(v, reader) for v in edge.values]
+    if made_by is Kind.VIEW or (work <= CHEAP_FLOPS and not _is_table(edge, reader, known)):
+        return None
     if kind(reader) is Kind.GATHER and not any(isinstance(t, int) and t > 1 for t in known):
         data = reader.operands[0]
         if any(v.name == data.name for v in edge.values) and edge.sole_reader:

@@ -55,23 +55,9 @@ class Planner:
 
         InputError where a kernel would leave its operands with these sizes.
         """
-        plan = self.plan
-        region = bind_calls(step, plan.kernels, symbols, plan.values, plan.root)
-        _check_buffers(region)
-        self.limits.check_bytes(_least_bytes(region), what)
-        try:
-            check_region(region)
-        except BugError as e:  # the importer takes sizes for equal where models cannot mean anything else
-            if plan.from_file or not symbols:
-                raise
-            hint = (
-                f"sizes that the model needs to be equal are not, or a part is cut out of too little: {dict(symbols)}"
-            )
-            raise InputError(e.message, hint=hint, node=e.node) from e
+        region = checked_region(self.plan, step, symbols, self.limits, what)
         schedules = self._schedules(region)
-        inputs = tuple(dict.fromkeys(plan.root(v) for v in step.inputs))
-        outputs = tuple(n for n, b in region.buffers.items() if b.role == "output")
-        used = [n for n in inputs if n in region.buffers]
+        used, outputs = io_buffers(self.plan, step, region)
         image = make_image(
             region,
             schedules,
@@ -81,7 +67,7 @@ class Planner:
         )
         fresh = sum(region.buffers[n].bytes for n in outputs)
         self.limits.check_bytes(image.bytes + fresh, what)
-        binding = RegionBinding(self, region, image, tuple(schedules), tuple(used), outputs)
+        binding = RegionBinding(self, region, image, tuple(schedules), used, outputs)
         if self.watch is not None:
             self.watch(binding)
         return binding
@@ -136,8 +122,8 @@ class RegionBinding:
         self.outputs = outputs
         self.driver = planner.driver
         self.bytes = image.bytes
-        self.fresh: tuple[Spec, ...] = tuple(_spec(region, n) for n in outputs)
-        self.expected: tuple[Spec, ...] = tuple(_spec(region, n) for n in inputs)
+        self.fresh: tuple[Spec, ...] = tuple(buffer_spec(region, n) for n in outputs)
+        self.expected: tuple[Spec, ...] = tuple(buffer_spec(region, n) for n in inputs)
         self.idle: list[Frame] = []
         self.used = True
 
@@ -174,20 +160,14 @@ class RegionBinding:
 
     def check(self, arrays: Sequence[Array]) -> None:
         """ExecutionError where an array has another shape or dtype than its buffer: kernels trust that it has not."""
-        for name, array, (shape, dtype) in zip(self.inputs, arrays, self.expected, strict=True):
-            if array.shape != shape or array.dtype != dtype:
-                raise ExecutionError(
-                    f"{name} is {array.dtype}{list(array.shape)}, the region that reads it was planned for "
-                    f"{dtype}{list(shape)}",
-                    hint="a host step made another shape than the plan declares, or the plan contradicts itself",
-                )
+        check_arrays(self.inputs, arrays, self.expected)
 
     def settle(self, frame: Frame, code: int) -> None:
         """Go on until the run has ended. ExecutionError where a kernel reported a failure or the run was aborted."""
         while code == UNFINISHED:
             code = self.driver.resume(frame.address)  # between the calls Python delivers signals
         if code == FAILED:
-            raise self._failure(*frame.take_status())
+            raise kernel_failure(self.region, *frame.take_status())
         if code == ABORTED:
             if self.planner.team.ended and threading.current_thread() is not threading.main_thread():
                 # A daemon thread at the end of the process. Python stops such threads wherever they next ask for the
@@ -196,18 +176,6 @@ class RegionBinding:
             raise ExecutionError("the run was aborted because the process ends", hint="run models before exit handlers")
         if code != DONE:
             raise ExecutionError(f"the driver answered {code}")
-
-    def _failure(self, code: int, call: int, detail: int) -> ExecutionError:
-        origin = self.region.calls[call].call.origin
-        label = self.region.calls[call].label
-        where = ", ".join(origin) or label
-        what = f"index {detail} is out of range" if code == 1 else f"kernel failure {code} ({detail})"
-        return ExecutionError(
-            f"{where}: {what}",
-            hint="check the index inputs of the model" if code == 1 else None,
-            node=origin[0] if origin else label,
-            op=label,
-        )
 
     def _new_frame(self) -> Frame:
         if len(self.schedules) > 1:
@@ -218,6 +186,63 @@ class RegionBinding:
             raise ResourceError(
                 f"no memory for {self.bytes} bytes of working space", hint="use a smaller batch or free memory"
             ) from e
+
+
+def checked_region(plan: Plan, step: RegionStep, symbols: Mapping[str, int], limits: Limits, what: str) -> BoundRegion:
+    """A region with numbers for its symbols, all of whose kernels stay inside their operands.
+
+    ResourceError where it would pass the memory limit, InputError where a kernel would leave its operands with these sizes.
+    """
+    region = bind_calls(step, plan.kernels, symbols, plan.values, plan.root)
+    _check_buffers(region)
+    limits.check_bytes(_least_bytes(region), what)
+    try:
+        check_region(region)
+    except BugError as e:  # the importer takes sizes for equal where models cannot mean anything else
+        if plan.from_file or not symbols:
+            raise
+        hint = f"sizes that the model needs to be equal are not, or a part is cut out of too little: {dict(symbols)}"
+        raise InputError(e.message, hint=hint, node=e.node) from e
+    return region
+
+
+def io_buffers(plan: Plan, step: RegionStep, region: BoundRegion) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The inputs that a region reads and the outputs that it makes, as root values."""
+    inputs = dict.fromkeys(plan.root(v) for v in step.inputs)
+    outputs = tuple(n for n, b in region.buffers.items() if b.role == "output")
+    return tuple(n for n in inputs if n in region.buffers), outputs
+
+
+def check_arrays(names: Sequence[str], arrays: Sequence[Any], expected: Sequence[Spec]) -> None:
+    """ExecutionError where an array has another shape or dtype than its buffer: kernels trust that it has not."""
+    for name, array, (shape, dtype) in zip(names, arrays, expected, strict=True):
+        if array.shape != shape or array.dtype != dtype:
+            raise ExecutionError(
+                f"{name} is {array.dtype}{list(array.shape)}, the region that reads it was planned for "
+                f"{dtype}{list(shape)}",
+                hint="a host step made another shape than the plan declares, or the plan contradicts itself",
+            )
+
+
+def kernel_failure(region: BoundRegion, code: int, call: int, detail: int) -> ExecutionError:
+    """The error for what a kernel reported."""
+    origin, label = region.calls[call].call.origin, region.calls[call].label
+    where = ", ".join(origin) or label
+    what = f"index {detail} is out of range" if code == 1 else f"kernel failure {code} ({detail})"
+    return ExecutionError(
+        f"{where}: {what}",
+        hint="check the index inputs of the model" if code == 1 else None,
+        node=origin[0] if origin else label,
+        op=label,
+    )
+
+
+def buffer_spec(region: BoundRegion, name: str) -> Spec:
+    """Shape and dtype of a buffer."""
+    buffer = region.buffers[name]
+    if buffer.dtype is None:
+        raise ExecutionError(f"{name} in a region has no dtype")
+    return buffer.shape, buffer.dtype.numpy
 
 
 def _check_buffers(region: BoundRegion) -> None:
@@ -238,10 +263,3 @@ def _least_bytes(region: BoundRegion) -> int:
     outputs = sum(b.bytes for b in region.buffers.values() if b.role == "output")
     calls = (sum({n: region.buffers[n].bytes for n in c.buffers.values()}.values()) for c in region.calls)
     return max(outputs, max(calls, default=0))
-
-
-def _spec(region: BoundRegion, name: str) -> Spec:
-    buffer = region.buffers[name]
-    if buffer.dtype is None:
-        raise ExecutionError(f"{name} in a region has no dtype")
-    return buffer.shape, buffer.dtype.numpy

@@ -37,13 +37,21 @@ class Weights:
 
     def address(self, call: BoundCall, operand: str) -> int:
         """Where a call finds a weight operand. BugError where the plan has not packed it as its kernel wants it."""
+        return self._addresses[self.find(call, operand)]
+
+    def stored(self, key: tuple[str, str]) -> npt.NDArray[Any]:
+        """A weight as it is stored."""
+        return self._stored[key]
+
+    def find(self, call: BoundCall, operand: str) -> tuple[str, str]:
+        """The name and layout key of the weight behind an operand. BugError where the plan has none in that layout."""
         layout = call.kernel.kernel.layouts[operand]
         value = dict(call.call.operands)[operand]
         for name in (value, self._plan.root(value)):
             key = name, layout_key(layout)
             if key in self._addresses:
                 self._check(call, operand, key)
-                return self._addresses[key]
+                return key
         raise BugError(f"{call.label}: the plan has no weight {value!r} in layout {layout}", node=call.label)
 
     def _check(self, call: BoundCall, operand: str, key: tuple[str, str]) -> None:

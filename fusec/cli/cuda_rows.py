@@ -83,6 +83,6 @@ def _compiler() -> Row:
             "C++ compiler",
             "absent",
             "-",
-            "what `--device cuda:sm_80-emulated` needs: apt-get install g++, or clang++",
+            "what `--device cuda:sm_80-emulated` needs: apt-get install g++, or set CXX",
         )
     return "C++ compiler", "ok", path, "`--device cuda:sm_80-emulated` runs kernels on the processor, for tests"

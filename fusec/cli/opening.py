@@ -7,12 +7,15 @@ from dataclasses import dataclass, replace
 
 from fusec import api
 from fusec.cli.options import parse_dims, parse_shapes
-from fusec.errors import UsageError, nearest
+from fusec.cli.text import say
+from fusec.errors import ExecutionError, UsageError, nearest
 from fusec.ir.dim import Dim
 from fusec.ir.types import TensorType
+from fusec.kernels import backend
 from fusec.knobs import Knobs, Limits, parse_bytes
 from fusec.plan.plan import Plan
 from fusec.runtime.session import Session
+from fusec.target import Target
 from fusec.trace import Trace
 
 
@@ -90,7 +93,44 @@ def input_symbols(plan: Plan) -> list[str]:
 
 
 def open_session(path: str, options: api.Options, threads: int | None, trace: Trace | None = None) -> Opened:
-    """Load or compile, and make a session."""
+    """Load or compile, and make a session.
+
+    A plan for a device that is not here runs on the processor, with a line that says so; a device that was asked for by
+    name must be here (ExecutionError).
+    """
     trace = trace or api.new_trace()
+    if not is_plan(path):
+        check_device(options)
     plan = open_plan(path, options, trace)
-    return Opened(plan, api.open_session(plan, threads=threads, limits=options.limits, trace=trace), trace)
+    session = api.open_session(plan, threads=threads, limits=options.limits, trace=trace)
+    if session.plan.target.kind != plan.target.kind:
+        say(
+            f"note: the plan is for {plan.target}, which cannot run here{_because(plan.target)}: it runs on {session.plan.target}"
+        )
+    return Opened(plan, session, trace)
+
+
+def check_device(options: api.Options) -> None:
+    """ExecutionError where the CUDA device that was asked for cannot run here. Levels of processors stand in for others."""
+    asked = options.device or Knobs.read().device
+    if asked is None:
+        return
+    target = backend.resolve(Target.parse(asked))
+    if target.kind == "cuda" and not backend.runs_here(target):
+        emulated = f"{target}-emulated"
+        hint = f"`fusec doctor` says what is missing; `fusec compile --device {target}` makes a plan without a device"
+        if not target.level.endswith("-emulated") and backend.runs_here(Target.parse(emulated)):
+            hint += f", `--device {emulated}` runs it on the processor"
+        raise ExecutionError(f"{target} cannot run here{_because(target)}", hint=hint)
+
+
+def _because(target: Target) -> str:
+    """Why a target cannot run here, in brackets, where its back end can say it."""
+    if target.kind != "cuda":
+        return ""
+    from fusec.kernels.cuda.machine import compiler, missing_for
+
+    if target.level.endswith("-emulated"):
+        return "" if compiler() else " (emulation needs a C++ compiler)"
+    why = missing_for(target.level)
+    return f" ({why})" if why else ""

@@ -38,7 +38,10 @@ output_options = apply(
 compile_options = apply(
     [
         click.option(
-            "--device", default=None, help="cpu, cpu:generic, cpu:avx2, cpu:avx512, or a plug-in's.  [default: cpu]"
+            "--device",
+            default=None,
+            metavar="NAME",
+            help="cpu, cpu:avx2, cuda, cuda:sm_90, cuda:sm_90-emulated, or a plug-in's.  [default: cpu]",
         ),
         click.option("--dim", "dims", multiple=True, metavar="N=1", help="Give a symbolic dimension a number."),
         click.option("--shape", "shapes", multiple=True, metavar="x:1x3", help="Give an input a shape."),

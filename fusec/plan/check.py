@@ -31,7 +31,7 @@ def check_plan(plan: Plan) -> None:
             _fail(f"program {name!r} has no kernel")
         _check_program(menu[0].program)
         for kernel in menu:
-            _check_kernel(kernel)
+            _check_kernel(kernel, plan.target.kind)
     _Order(plan).run()
 
 
@@ -50,7 +50,7 @@ def _check_program(p: TileProgram) -> None:
         _fail(e.message)
 
 
-def _check_kernel(k: Kernel) -> None:
+def _check_kernel(k: Kernel, device: str) -> None:
     p, t = k.program, k.tiling
     axes, params = {a.name for a in p.axes}, set(p.params)
     _unique((a for a, _ in t.tile), f"tile axis of {p.name}")
@@ -60,7 +60,7 @@ def _check_kernel(k: Kernel) -> None:
     if t.guard is not None and t.guard.param not in params:
         _fail(f"a kernel of {p.name} is guarded by {t.guard.param!r}, no parameter")
     for stage, tiling in zip(p.stages, t.stages, strict=True):
-        _check_stage(p, stage, tiling)
+        _check_stage(p, stage, tiling, device)
     if any(s.template == "stream" for s in t.stages) and not is_streamed(k):
         _fail(f"{p.name} is to be streamed and is no attention")
     _unique((o for o, _ in t.layouts), f"layout in {p.name}")
@@ -70,7 +70,13 @@ def _check_kernel(k: Kernel) -> None:
             _fail(f"operand {operand!r} of {p.name} cannot have the layout {layout}")
 
 
-def _check_stage(p: TileProgram, stage: Stage, t: StageTiling) -> None:
+def _check_stage(p: TileProgram, stage: Stage, t: StageTiling, device: str) -> None:
+    if device == "cuda":
+        from fusec.kernels.cuda.accepts import refusal
+
+        if why := refusal(stage, t):
+            _fail(f"a stage of {p.name} cannot have the template {t.template!r}: {why}")
+        return
     axes = {*stage.axis_names, *(a.name for a in stage.folds)}
     if t.template not in ("nest", "contract", "stream") or (t.lane and t.lane not in axes):
         _fail(f"a stage of {p.name} has the template {t.template!r} along {t.lane!r}")

@@ -1,4 +1,4 @@
-"""What a machine has for CUDA, told without importing CuPy: driver, devices, CuPy's package, NVRTC, a C++ compiler.
+"""What a machine has for CUDA, told without importing CuPy: driver, devices, CuPy's package.
 
 The driver is asked through ctypes. A process that has asked it must not fork and use CUDA in the child, so nothing here
 runs at import.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +18,6 @@ from typing import Any
 
 LIBRARY = "libcuda.so.1"
 CUPY_PACKAGES = ("cupy-cuda13x", "cupy-cuda12x", "cupy")
-COMPILERS = ("g++", "clang++", "c++")
 NO_DEVICE = 100
 """CUDA_ERROR_NO_DEVICE of the driver API."""
 _MAJOR, _MINOR, _PROCESSORS, _COOPERATIVE = 75, 76, 16, 95
@@ -108,8 +106,10 @@ def has_cupy() -> bool:
 
 
 def compiler() -> str | None:
-    """The path of the C++ compiler that emulation uses."""
-    return next((path for name in COMPILERS if (path := shutil.which(name)) is not None), None)
+    """The C++ compiler that emulation uses."""
+    from fusec.kernels.cuda.emulator import build
+
+    return build.compiler()
 
 
 def missing_for(level: str) -> str:

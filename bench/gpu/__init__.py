@@ -1,0 +1,1 @@
+"""Everything that only a GPU can tell, as one command: `python -m bench.gpu`."""

@@ -17,6 +17,8 @@ from fusec.ir.types import DType
 
 FEW_CHANNELS = 8
 """Fewer channels than this are padded ahead: whole rows of a window are then dense, where single pixels are too short."""
+SHORT = 16
+"""The same of windows that are wider than a pixel: only they gain, and more channels less than the copy costs."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def convolved(call: Call, x: Value, w: Value, f: Filters) -> Value:
     n = len(f.strides)
     before, after = f.before, f.after
     channels = x.shape[-1]
-    if f.groups == 1 and isinstance(channels, int) and channels < FEW_CHANNELS:
+    few = FEW_CHANNELS if w.shape[-1] == 1 else SHORT
+    if f.groups == 1 and isinstance(channels, int) and channels < few:
         x = padded(call, x, (0, *before, 0), (0, *after, 0))
         before = after = (0,) * n
     w = call.transpose(w, (*range(2, n + 2), 1, 0))

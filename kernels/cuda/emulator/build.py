@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -64,7 +65,8 @@ def build(module: ModuleText, level: str, kept: ObjectCache | None = None, *, sa
 
 
 def _runtime(sanitizer: str, kept: ObjectCache | None) -> bytes:
-    flags = (*_flags(), "-O3", *SANITIZERS[sanitizer][0], "-c")
+    no_red_zone = ("-mno-red-zone",) if platform.machine() in ("x86_64", "AMD64") else ()  # see fiber.h
+    flags = (*_flags(), "-O3", *no_red_zone, *SANITIZERS[sanitizer][0], "-c")
     key = " ".join(("emulator", *flags, _version(), _runtime_hash()))
     found = kept.get(key) if kept is not None else _made.get(key)
     if found is None:
@@ -116,3 +118,8 @@ def _compile(text: str, name: str, other: bytes, flags: Sequence[str]) -> bytes:
         if done.returncode != 0:
             raise CompileError(f"{command[0]} refuses a module: {essence(done.stderr) or done.stderr[-400:]}")
         return out.read_bytes()
+
+
+def fingerprint() -> str:
+    """What the machine code of a module depends on besides its text."""
+    return " ".join(("emulated", *_flags(), _version(), _runtime_hash()))

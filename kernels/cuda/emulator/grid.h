@@ -39,16 +39,16 @@ struct Pending {
 };
 
 struct Block;
-struct Fiber {
+struct alignas(64) Fiber {  // what a switch touches comes first, within a line of the cache
     fx_rt_thread thread;
-    Context context;
     Block* block;
     Fiber* next = nullptr;
-    Waiting waiting = RUNNING;
     const void* what = nullptr;
+    Context context;
     uint64_t value = 0;
-    const int* abort = nullptr;
+    Waiting waiting = RUNNING;
     int line = 0, answer = 0;
+    const int* abort = nullptr;
     Pending* pending = nullptr;
 };
 
@@ -163,8 +163,10 @@ inline void wake(Fiber* f) {
     else f->block->ready.push(f);
 }
 
+#define FX_HOT __attribute__((always_inline)) inline
+
 // The next fiber, null where the main context must look: none is ready in this turn, or it is time to look at the clock.
-inline Fiber* next_ready() {
+FX_HOT Fiber* next_ready() {
     Grid& g = *grid;
     if (--g.budget < 0) return nullptr;
     if (g.seed) {
@@ -183,7 +185,7 @@ inline Fiber* next_ready() {
     return nullptr;
 }
 
-inline void enter(Fiber* f) {
+FX_HOT void enter(Fiber* f) {
     grid->current = f;
     grid->switches++;
     f->waiting = RUNNING;
@@ -191,7 +193,7 @@ inline void enter(Fiber* f) {
 }
 
 // Leaves the fiber that runs for the next one.
-inline void leave(bool for_good = false) {
+FX_HOT void leave(bool for_good = false) {
     Grid& g = *grid;
     Fiber *from = g.current, *to = g.failed ? nullptr : next_ready();
     if (to == from) return enter(to);
@@ -199,7 +201,7 @@ inline void leave(bool for_good = false) {
     change(from->context, to ? to->context : g.main, for_good);
 }
 
-inline void wait_for(Waiting why, const void* what, uint64_t value = 0, int line = 0) {
+FX_HOT void wait_for(Waiting why, const void* what, uint64_t value = 0, int line = 0) {
     Fiber* f = grid->current;
     f->waiting = why, f->what = what, f->value = value, f->line = line;
     if (why >= ON_COUNTER) grid->polls.push_back(f);
@@ -211,7 +213,7 @@ inline std::string name(const Fiber* f) {
 }
 
 // Ends the launch: the first reason is kept, and control never comes back to this fiber.
-[[noreturn]] inline void fail(const std::string& why) {
+[[noreturn]] __attribute__((noinline, cold)) inline void fail(const std::string& why) {
     Grid& g = *grid;
     if (!g.failed) g.report = why + (g.current ? " (" + name(g.current) + ")" : "");
     g.failed = true;

@@ -22,7 +22,7 @@ static void run_thread() {
     if (f->pending && !(f->pending->copies.empty() && f->pending->groups.empty() && f->pending->stores.empty() &&
                         f->pending->store_groups.empty()))
         fail("a thread leaves with asynchronous copies that it has not waited for");
-    if (overran(f->context)) fail("a thread used more stack than the emulator has");
+    if (overran(g.slab.base + (f - g.fibers.data()) * STACK)) fail("a thread used more stack than the emulator has");
     f->waiting = EXITED;
     f->block->live--;
     g.live--;

@@ -6,15 +6,18 @@ namespace fx {
 
 inline std::string at_line(int line) { return " line " + std::to_string(line); }
 
+[[noreturn]] __attribute__((noinline, cold)) inline void fail_at(const Barrier& b, int id, int threads, int line) {
+    if (b.need == threads) fail("threads of one block stand at different barriers:" + at_line(b.line) + " and" + at_line(line));
+    fail("barrier " + std::to_string(id) + " is reached with " + std::to_string(threads) + " threads at" + at_line(line) +
+         " and with " + std::to_string(b.need) + " at" + at_line(b.line));
+}
+
 // Counts an arrival; true where it was the last one, and the others are awake.
-inline bool arrive(Barrier& b, int id, int threads, int line, int yes) {
+FX_HOT bool arrive(Barrier& b, int id, int threads, int line, int yes) {
     if (b.arrived == 0) {
         b.need = threads, b.line = line, b.any = 0;
-    } else if (b.need != threads) {
-        fail("barrier " + std::to_string(id) + " is reached with " + std::to_string(threads) + " threads at" + at_line(line) +
-             " and with " + std::to_string(b.need) + " at" + at_line(b.line));
-    } else if (id == 0 && b.line != line) {  // named ones may meet from different lines: producers and consumers
-        fail("threads of one block stand at different barriers:" + at_line(b.line) + " and" + at_line(line));
+    } else if (b.need != threads || (id == 0 && b.line != line)) {  // named ones may meet from different lines
+        fail_at(b, id, threads, line);
     }
     b.any |= yes;
     release_to(&b);
@@ -34,7 +37,7 @@ inline bool arrive(Barrier& b, int id, int threads, int line, int yes) {
     return true;
 }
 
-inline int barrier(int id, int threads, int line, int yes) {
+FX_HOT int barrier(int id, int threads, int line, int yes) {
     Fiber* f = grid->current;
     Barrier& b = f->block->barrier[id];
     int answer;
@@ -49,13 +52,17 @@ inline int barrier(int id, int threads, int line, int yes) {
     return answer;
 }
 
+[[noreturn]] __attribute__((noinline, cold)) inline void fail_kinds() {
+    fail("lanes of one warp meet in different warp operations");
+}
+
 // Every lane leaves an argument; the last one does the operation for all.
 template <class Operation>
-inline void together(void* argument, int kind, Operation operation) {
+FX_HOT void together(void* argument, int kind, Operation operation) {
     Fiber* f = grid->current;
     Warp& w = f->block->warp[f->thread.thread / WARP];
     if (w.arrived == 0) w.kind = kind;
-    else if (w.kind != kind) fail("lanes of one warp meet in different warp operations");
+    else if (w.kind != kind) fail_kinds();
     int lane = f->thread.thread % WARP;
     w.argument[lane] = argument;
     w.fiber[lane] = f;

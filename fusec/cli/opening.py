@@ -92,7 +92,9 @@ def input_symbols(plan: Plan) -> list[str]:
     return sorted({s for d in dims if isinstance(d, Dim) for s in d.symbols})
 
 
-def open_session(path: str, options: api.Options, threads: int | None, trace: Trace | None = None) -> Opened:
+def open_session(
+    path: str, options: api.Options, threads: int | None, trace: Trace | None = None, quiet: bool = False
+) -> Opened:
     """Load or compile, and make a session.
 
     A plan for a device that is not here runs on the processor, with a line that says so; a device that was asked for by
@@ -103,10 +105,9 @@ def open_session(path: str, options: api.Options, threads: int | None, trace: Tr
         check_device(options)
     plan = open_plan(path, options, trace)
     session = api.open_session(plan, threads=threads, limits=options.limits, trace=trace)
-    if session.plan.target.kind != plan.target.kind:
-        say(
-            f"note: the plan is for {plan.target}, which cannot run here{_because(plan.target)}: it runs on {session.plan.target}"
-        )
+    runs = session.plan.target
+    if runs.kind != plan.target.kind and not quiet:
+        say(f"note: the plan is for {plan.target}, which cannot run here{_because(plan.target)}: it runs on {runs}")
     return Opened(plan, session, trace)
 
 

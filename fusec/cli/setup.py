@@ -65,7 +65,7 @@ class Setup:
         """A session for the model, or for another file or with other options."""
         from fusec.cli.opening import open_session
 
-        return open_session(path or self.model, options or self.options(), self.threads).session
+        return open_session(path or self.model, options or self.options(), self.threads, quiet=self.silent).session
 
     def feeds(self, session: Session, further: int = 0) -> dict[str, npt.NDArray[Any]]:
         """Given inputs and made-up ones for the rest; `further` > 0 gives the next sets of them, without a word."""

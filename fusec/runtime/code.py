@@ -26,7 +26,7 @@ class KernelCode:
 
     def __init__(self, plan: Plan, cache: ObjectCache | None = None) -> None:
         check_target(plan.target)
-        self._backend = backend.get(plan.target.kind)
+        self._backend = backend.host_memory(plan.target.kind)
         kernels = [k for menu in plan.kernels.values() for k in menu]
         binaries = self._backend.build_all(kernels, plan.target, cache)
         self._binaries = {id(k): binaries[self._backend.class_key(k, plan.target)] for k in kernels}

@@ -50,7 +50,11 @@ def menu(program: TileProgram, target: Target, calls: Iterable[Mapping[str, Exte
 
     Products of a few rows get register tiles for the numbers of rows that `calls` name.
     """
-    isa = backend.get(target.kind).isa(target.level)
+    if backend.device(target.kind) is not None:
+        from fusec.tiling.device.menu import device_menu
+
+        return device_menu(program, target, calls)
+    isa = backend.host_memory(target.kind).isa(target.level)
     forms = [contraction(s) for s in program.stages]
     calls = list(calls)
     tile_shape = _register_tile(isa, [n for f in forms if f is not None for n in _columns(program, f, calls)])

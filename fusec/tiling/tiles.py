@@ -41,7 +41,7 @@ def _plain_tiles(program: TileProgram, stages: Sequence[StageTiling]) -> tuple[t
     inner: dict[str, Extent] = {}
     square = _square(program, stages)
     for axis in reversed(program.axes):
-        size = maximum(1, _bytes_per_step(program, axis.name, inner))
+        size = maximum(1, bytes_per_step(program, axis.name, inner))
         unit = _unit(program, stages, axis)
         tile: Extent = unit * maximum(1, floordiv(TILE_BYTES, size * unit))
         if axis.name in square:
@@ -80,7 +80,7 @@ def _unit(program: TileProgram, stages: Sequence[StageTiling], axis: Axis) -> Ex
     return 1
 
 
-def _bytes_per_step(program: TileProgram, axis: str, inner: Mapping[str, Extent]) -> Extent:
+def bytes_per_step(program: TileProgram, axis: str, inner: Mapping[str, Extent]) -> Extent:
     """Bytes that one more index of an axis reads and writes, the axes inside in full, of operands that depend on them."""
     task = {a.name for a in program.axes}
     counted = {axis, *inner}

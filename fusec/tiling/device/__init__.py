@@ -1,0 +1,1 @@
+"""Tilings for devices whose workers are blocks of threads."""

@@ -1,0 +1,27 @@
+"""device_menu: the kernels that a tile program may run as on a device whose workers are blocks of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from fusec.ir.dim import Extent
+from fusec.kernels.kernel import Kernel, Tiling
+from fusec.target import Target
+from fusec.tile.program import TileProgram
+from fusec.tiling.device.nest import Sizes, nest_choices, nest_stage
+from fusec.tiling.device.product import product_choices
+
+
+def device_menu(program: TileProgram, target: Target, calls: Iterable[Mapping[str, Extent]] = ()) -> tuple[Kernel, ...]:
+    """The kernels for a program, in the order in which they are tried; the last one takes the rest."""
+    calls = list(calls)
+    sizes = Sizes(program, calls)
+    out = []
+    for choice in product_choices(program, target, calls):
+        stages = tuple(choice.stages.get(i) or nest_stage(program, s, sizes) for i, s in enumerate(program.stages))
+        out.append(Kernel(program, Tiling(choice.tile, stages, choice.layouts, choice.guard)))
+    return tuple(out) or _nests(program, sizes)
+
+
+def _nests(program: TileProgram, sizes: Sizes) -> tuple[Kernel, ...]:
+    return tuple(Kernel(program, tiling) for tiling in nest_choices(program, sizes))

@@ -1,0 +1,162 @@
+"""Nests on a device: whether a thread, a warp or a block computes a point, along which axis neighbours are neighbours in
+memory, and how many points are a tile.
+
+A block of 256 threads runs a tile. A tile should bring 16 to 64 KiB from memory: a few microseconds of a multiprocessor's
+share of the bandwidth, which pays for handing it out; but there should be several tiles for each of some hundred blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fusec.ir.dim import Dim, Extent, ceildiv, floordiv, maximum, minimum, product, substitute
+from fusec.ir.expr import Expr, Load, Ref, walk
+from fusec.kernels.kernel import StageTiling, Tiling
+from fusec.tile.program import Fold, Let, Stage, TileProgram
+from fusec.tiling.lane import stride
+from fusec.tiling.tiles import bytes_per_step
+
+INVARIANT, CONTIGUOUS, APART = 0.3, 1.0, 8.0
+"""Cost of an access of 32 threads that all want one element, neighbouring ones, and elements in as many lines of memory; lines
+stay in cache while a thread goes along them, or it would be 32."""
+FEW_STEPS = 16
+"""Folds of so many steps at most are not worth sharing out."""
+LONG = 2048
+"""Steps from which on a fold keeps a whole block busy."""
+TILE_BYTES = 64 << 10
+LEAST_BYTES = 8 << 10
+"""Tiles are not made smaller for the sake of their number."""
+TASKS = 512
+"""So many tiles there should be, where there is enough work."""
+WARPS = 8
+UNIT = 64
+"""Points along a lane that a tile is a multiple of."""
+
+
+class Sizes:
+    """What is known of extents: the values that parameters have in the calls of a program."""
+
+    def __init__(self, program: TileProgram, calls: Sequence[Mapping[str, Extent]]) -> None:
+        self.program = program
+        self.calls = calls
+
+    def most(self, x: Extent) -> int | None:
+        """The largest value of an extent over all calls; None where some call leaves it open."""
+        if isinstance(x, int):
+            return x
+        found = [substitute(x, call) for call in self.calls]
+        known = [n for n in found if isinstance(n, int)]
+        return max(known) if known and len(known) == len(found) else None
+
+    def least(self, x: Extent) -> int | None:
+        """The smallest value of an extent over all calls; None where some call leaves it open."""
+        if isinstance(x, int):
+            return x
+        found = [substitute(x, call) for call in self.calls]
+        known = [n for n in found if isinstance(n, int)]
+        return min(known) if known and len(known) == len(found) else None
+
+
+def nest_choices(program: TileProgram, sizes: Sizes) -> tuple[Tiling, ...]:
+    """The tilings of a program whose stages are all nests, in the order in which they are tried."""
+    stages = tuple(nest_stage(program, s, sizes) for s in program.stages)
+    return (Tiling(_tile(program, stages), stages),)
+
+
+def nest_stage(program: TileProgram, stage: Stage, sizes: Sizes) -> StageTiling:
+    """The template of one stage and its lane."""
+    lane, alone = _best_points(program, stage)
+    if not stage.folds or stage.ordered():
+        return StageTiling("points", lane)
+    steps = product(a.extent for a in stage.folds)
+    fold = stage.folds[-1].name
+    shared = sum(_cost(program, x, fold) for x in _inside(stage))
+    most, least = sizes.most(steps), sizes.least(steps)
+    if (most is not None and most <= FEW_STEPS) or alone < shared:
+        return StageTiling("points", lane)
+    return StageTiling("block" if least is not None and least >= LONG else "warp", fold)
+
+
+def _best_points(program: TileProgram, stage: Stage) -> tuple[str, float]:
+    """The axis along which a thread per point reaches memory best, and what its accesses inside folds then cost."""
+    names = [a for a in reversed(stage.axis_names) if a not in stage.ordered()]
+    if not names:
+        return "", sum(_cost(program, x, "") for x in _inside(stage))
+    inside = _inside(stage)
+    once = [(x.operand, x.index) for x in stage.loads() if x not in inside]
+    once += [(s.operand, s.index) for s in stage.stores]
+
+    def cost(axis: str) -> float:
+        total = sum(_cost(program, x, axis) for x in inside)
+        steps = 8 if stage.folds else 1
+        total += sum(_access(program, o, i, axis) for o, i in once) / steps
+        extent = program.axis[axis].extent
+        return total * (32 / extent if isinstance(extent, int) and 0 < extent < 32 else 1.0)
+
+    best = min(names, key=lambda a: cost(a) + 1e-6 * names.index(a))
+    return best, sum(_cost(program, x, best) for x in inside)
+
+
+def _inside(stage: Stage) -> list[Load]:
+    """The loads that fold loops repeat."""
+    lets = {s.name: s.value for s in stage.body if isinstance(s, Let)}
+    folds = {a.name for a in stage.folds}
+    todo: list[Expr] = [a for s in stage.body if isinstance(s, Fold) for a in s.args]
+    seen = set[str]()
+    out: dict[Load, None] = {}
+    while todo:
+        for x in walk(todo.pop()):
+            if isinstance(x, Ref) and x.name in lets and x.name not in seen:
+                seen.add(x.name)
+                todo.append(lets[x.name])
+            elif isinstance(x, Load) and _symbols(x) & folds:
+                out[x] = None
+    return list(out)
+
+
+def _symbols(x: Load) -> frozenset[str]:
+    return frozenset(
+        s for y in walk(x) if isinstance(y, Load) for i in y.index if isinstance(i, Dim) for s in i.symbols
+    )
+
+
+def _cost(program: TileProgram, x: Load, axis: str) -> float:
+    return _access(program, x.operand, x.index, axis)
+
+
+def _access(program: TileProgram, operand: str, index: Sequence[Extent | Expr], axis: str) -> float:
+    if program.operand[operand].role == "scalar":
+        return 0.0
+    step = stride(program, operand, index, axis) if axis else 0
+    return INVARIANT if step == 0 else CONTIGUOUS if step == 1 else APART
+
+
+# ---- tiles
+
+
+def _tile(program: TileProgram, stages: Sequence[StageTiling]) -> tuple[tuple[str, Extent], ...]:
+    """From the innermost task axis outwards: as many points as the budget of bytes holds, or as make enough tiles."""
+    out: list[tuple[str, Extent]] = []
+    inner: dict[str, Extent] = {}
+    total: Extent = 1
+    for axis in program.axes:
+        total = total * (1 if axis.sequential else maximum(1, axis.extent))
+    for axis in reversed(program.axes):
+        size = maximum(1, bytes_per_step(program, axis.name, inner))
+        unit = _unit(stages, axis.name, not inner)
+        whole = maximum(1, axis.extent)
+        inside: Extent = product(inner.values())
+        most = maximum(1, floordiv(TILE_BYTES, size * unit))
+        least = maximum(1, floordiv(LEAST_BYTES, size * unit))
+        enough = maximum(1, ceildiv(floordiv(total, inside * TASKS), unit))
+        tile: Extent = unit * minimum(most, maximum(least, enough))
+        out.append((axis.name, 1 if axis.sequential else tile))
+        inner[axis.name] = whole
+    return tuple(reversed(out))
+
+
+def _unit(stages: Sequence[StageTiling], axis: str, innermost: bool) -> int:
+    """What a tile along an axis is a multiple of: threads side by side along a lane, or a row per warp."""
+    if any(t.template == "points" and t.lane == axis for t in stages):
+        return UNIT
+    return WARPS if innermost and any(t.template == "warp" for t in stages) else 1

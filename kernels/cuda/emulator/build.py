@@ -51,17 +51,36 @@ def compiler() -> str | None:
 
 
 def build(module: ModuleText, level: str, kept: ObjectCache | None = None, *, sanitizer: str = "") -> bytes:
-    """The shared library of a module for a level such as `sm_80`. CompileError where the compiler refuses it."""
-    flags = (*_flags(), "-O2", *SANITIZERS[sanitizer][1], "-DFX_EMULATED", f"-DFX_ARCH={level.removeprefix('sm_')}0")
+    """The shared library of a module for a level such as `sm_80`, from the cache where it is there.
+
+    CompileError where the compiler refuses it.
+    """
     digest = hashlib.sha256(module.text.encode()).hexdigest()
-    key = " ".join(("emulated", *flags, _version(), headers_hash(), _runtime_hash(), digest))
+    key = " ".join(("emulated", *_module_flags(level, sanitizer), fingerprint(), headers_hash(), digest))
     found = kept.get(key) if kept is not None else None
     if found is None:
-        runtime = _runtime(sanitizer, kept)
-        found = _compile(module.text, "region", runtime, (*flags, "-shared", f"-I{DEVICE}", f"-I{HERE}"))
+        found = link(module, level, kept, sanitizer=sanitizer)
         if kept is not None:
             kept.put(key, found)
     return found
+
+
+def link(module: ModuleText, level: str, kept: ObjectCache | None = None, *, sanitizer: str = "") -> bytes:
+    """The same, compiled always: only the runtime comes from the cache. For callers that keep modules themselves."""
+    runtime = _runtime(sanitizer, kept)
+    flags = (*_module_flags(level, sanitizer), "-shared", f"-I{DEVICE}", f"-I{HERE}")
+    return _compile(module.text, "region", runtime, flags)
+
+
+@cache
+def fingerprint() -> str:
+    """What decides about code beside a module's text and the device headers: the compiler and the runtime."""
+    return " ".join((_version(), *_flags(), _runtime_hash()))
+
+
+def _module_flags(level: str, sanitizer: str) -> tuple[str, ...]:
+    architecture = f"-DFX_ARCH={level.removeprefix('sm_')}0"
+    return (*_flags(), "-O2", *SANITIZERS[sanitizer][1], "-DFX_EMULATED", architecture)
 
 
 def _runtime(sanitizer: str, kept: ObjectCache | None) -> bytes:
@@ -118,8 +137,3 @@ def _compile(text: str, name: str, other: bytes, flags: Sequence[str]) -> bytes:
         if done.returncode != 0:
             raise CompileError(f"{command[0]} refuses a module: {essence(done.stderr) or done.stderr[-400:]}")
         return out.read_bytes()
-
-
-def fingerprint() -> str:
-    """What the machine code of a module depends on besides its text."""
-    return " ".join(("emulated", *_flags(), _version(), _runtime_hash()))

@@ -75,14 +75,14 @@ class GpuGraph:
 class CupyDevice:
     """Device number `index`, for code of `level`. Any thread may call it; calls are queued in the order in which they come.
 
-    `cupy` is the package, or what stands in for it in tests.
+    `cupy` is the package, or what stands in for it in tests; `stream` is the stream on which everything is queued.
     """
 
     def __init__(self, index: int, level: str, cupy: Any = None) -> None:
-        self._cupy: Any = _import_cupy() if cupy is None else cupy
+        self.cupy: Any = _import_cupy() if cupy is None else cupy
         self._index = index
         self.level = level
-        self._runtime, self._driver = self._cupy.cuda.runtime, self._cupy.cuda.driver
+        self._runtime, self._driver = self.cupy.cuda.runtime, self.cupy.cuda.driver
         self._lock = threading.RLock()
         self._modules: dict[tuple[bytes, str], GpuModule] = {}
         self._resident: dict[tuple[int, int], int] = {}
@@ -93,9 +93,9 @@ class CupyDevice:
             self.shared_limit = self._attribute("cudaDevAttrMaxSharedMemoryPerBlockOptin")
             if not self._attribute("cudaDevAttrCooperativeLaunch"):
                 raise ExecutionError(f"{self.name} cannot launch kernels cooperatively", hint="see fusec doctor")
-            self.stream: Any = self._cupy.cuda.Stream(non_blocking=True)
-            self._pool = self._cupy.cuda.MemoryPool()
-            self._staging = Staging(self._cupy, self.stream)
+            self.stream: Any = self.cupy.cuda.Stream(non_blocking=True)
+            self._pool = self.cupy.cuda.MemoryPool()
+            self._staging = Staging(self.cupy, self.stream)
             self._abort = self._mapped_word()
 
     @property
@@ -137,7 +137,7 @@ class CupyDevice:
             found = self._modules.get((code, entry))
             if found is None:
                 with self.at_work("loading a cubin"):
-                    module = self._cupy.cuda.function.Module()
+                    module = self.cupy.cuda.function.Module()
                     module.load(code)
                     found = self._modules[code, entry] = GpuModule(entry, module.get_function(entry))
             return found
@@ -184,7 +184,7 @@ class CupyDevice:
         for x in launches:
             self._check_resident(x.module, x.blocks, x.shared)
         with self._lock, self.at_work("capturing a graph"):
-            stream = self._cupy.cuda.Stream(non_blocking=True)
+            stream = self.cupy.cuda.Stream(non_blocking=True)
             with stream:
                 stream.begin_capture()
                 try:
@@ -198,12 +198,12 @@ class CupyDevice:
     def elapsed(self, work: Callable[[], None]) -> float:
         """Seconds that the device took for what `work` queued, by its own clock."""
         with self.at_work("timing"):
-            first, last = self._cupy.cuda.Event(), self._cupy.cuda.Event()
+            first, last = self.cupy.cuda.Event(), self.cupy.cuda.Event()
             first.record(self.stream)
             work()
             last.record(self.stream)
             last.synchronize()
-            return float(self._cupy.cuda.get_elapsed_time(first, last)) / 1e3
+            return float(self.cupy.cuda.get_elapsed_time(first, last)) / 1e3
 
     @contextmanager
     def at_work(self, what: str, nbytes: int | None = None) -> Iterator[None]:

@@ -15,7 +15,7 @@ from fusec.ir.expr import Ref, cast
 from fusec.kernels.cpu.contract_form import Contraction, contraction
 from fusec.kernels.cuda.context import Context
 from fusec.kernels.cuda.expression import Point
-from fusec.kernels.cuda.product_shapes import Shape, core_dtype, shape_of
+from fusec.kernels.cuda.product_shapes import shape_of
 from fusec.kernels.cuda.product_source import Source, find_source
 from fusec.kernels.cuda.scalar import value_type
 from fusec.kernels.cuda.vectors import find_vectors
@@ -45,7 +45,6 @@ class _Product:
         self.ctx, self.form, self.w = ctx, form, ctx.writer
         self.tiling = tiling
         self.point = Point(ctx)
-        self.dtype = core_dtype(form, tiling.template)
         self.shape = shape_of(form, tiling)
 
     def emit(self) -> None:
@@ -57,15 +56,12 @@ class _Product:
             rows = self._range(self.form.m)
             columns = self._range(self.form.n)
             fold = self._fold()
-            left = find_source(self.point, self.form, self.form.left, self.form.m, self.dtype)
-            right = find_source(self.point, self.form, self.form.right, self.form.n, self.dtype)
+            left = find_source(self.point, self.form, self.form.left, self.form.m, self.shape.left)
+            right = find_source(self.point, self.form, self.form.right, self.form.n, self.shape.right)
             a, b = self._source(left, "left"), self._source(right, "right")
             done = self._done()
-            call = self._template(self.shape)
+            call = f"fx_product_{self.tiling.template}<{', '.join(map(str, self.shape.arguments))}>"
             self.w.line(f"{call}({shared}, {rows}, {columns}, {fold}, {a}, {b}, {done});")
-
-    def _template(self, shape: Shape) -> str:
-        return f"fx_product_{self.tiling.template}<{', '.join(map(str, shape.arguments(self.dtype)))}>"
 
     def _range(self, axis: str) -> str:
         if not axis:
@@ -141,6 +137,6 @@ def _shared(ctx: Context) -> str:
         for stage, tiling in zip(ctx.program.stages, ctx.kernel.tiling.stages, strict=True):
             form = contraction(stage) if tiling.template in TEMPLATES else None
             if form is not None:
-                size = max(size, shape_of(form, tiling).shared(form, core_dtype(form, tiling.template)))
+                size = max(size, shape_of(form, tiling).shared)
         found = _panels[ctx] = ctx.shared(size, ALIGNMENT)
     return found

@@ -18,53 +18,69 @@ NARROW = (DType.F16, DType.BF16)
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A block's tile: `rows` by `columns` sums, `depth` steps of the fold per stage, `slices` of it at once, `stages`."""
+    """What a template is called with, the shared memory in bytes that it takes at most, and its elements of A and of B."""
 
-    rows: int
-    columns: int
-    depth: int
-    slices: int
-    stages: int
-
-    def arguments(self, dtype: DType) -> tuple[object, ...]:
-        """The template's arguments."""
-        return element_type(dtype), self.rows, self.columns, self.depth, self.slices, self.stages
-
-    def shared(self, form: Contraction, dtype: DType) -> int:
-        """Bytes of shared memory at most, however A and B lie: the stages, or the tile of sums."""
-        pad = CHUNK // dtype.itemsize
-        panels = sum(max(n * (self.depth + pad), self.depth * (n + pad)) for n in (self.rows, self.columns))
-        sums = self.rows * (self.columns + 8) * form.dtype.itemsize
-        return max(self.stages * panels * dtype.itemsize, sums)
+    arguments: tuple[object, ...]
+    shared: int
+    left: DType
+    right: DType
 
 
 SIMT = {
     4: {(128, 128): (16, 1, 3), (128, 64): (16, 2, 3), (64, 64): (32, 4, 3), (32, 64): (32, 8, 3)},
     8: {(64, 64): (16, 4, 3)},
 }
-"""Bytes of an element -> (rows, columns) -> (depth, slices, stages)."""
-
-
-def core_dtype(form: Contraction, template: str) -> DType:
-    """What the core multiplies: the dtype of the sums, but 16-bit floats on tensor cores."""
-    if template in ("mma", "wgmma"):
-        narrow = {_inner(form.left), _inner(form.right)}
-        if len(narrow) == 1 and (dtype := narrow.pop()) in NARROW:
-            return dtype
-    return form.dtype
-
-
-def _inner(e: Expr) -> DType:
-    """The dtype of what an expression was before it was widened."""
-    while isinstance(e, Prim) and e.name == "cast" and e.args[0].dtype in (*NARROW, DType.F32) and e.dtype is DType.F32:
-        (e,) = e.args
-    return e.dtype
+"""Bytes of an element -> rows and columns of the tile -> steps of the fold per stage, slices of it at once, stages."""
+GEMV_ROWS = (1, 2, 4, 8)
+GEMV_COLUMNS = 256
+"""Columns that one pass sums at most where B's neighbours lie along k."""
 
 
 def shape_of(form: Contraction, tiling: StageTiling) -> Shape:
     """The template's shape for a tiling. BugError where there is none."""
-    if tiling.template == "simt":
-        found = SIMT[form.dtype.itemsize].get((tiling.rows, tiling.vectors))
-        if found is not None:
-            return Shape(tiling.rows, tiling.vectors, *found)
-    raise BugError(f"no {tiling.template} product of {tiling.rows} by {tiling.vectors} for {form.dtype}")
+    match tiling.template:
+        case "simt":
+            shape = _simt(form, tiling)
+        case "gemv":
+            shape = _gemv(form, tiling)
+        case _:
+            shape = None
+    if shape is None:
+        raise BugError(f"no {tiling.template} product of {tiling.rows} by {tiling.vectors} for {form.dtype}")
+    return shape
+
+
+def _simt(form: Contraction, tiling: StageTiling) -> Shape | None:
+    size = form.dtype.itemsize
+    found = SIMT.get(size, {}).get((tiling.rows, tiling.vectors))
+    if found is None:
+        return None
+    depth, slices, stages = found
+    arguments = element_type(form.dtype), tiling.rows, tiling.vectors, depth, slices, stages
+    return Shape(arguments, panels(tiling, depth, stages, size, size), form.dtype, form.dtype)
+
+
+def panels(tiling: StageTiling, depth: int, stages: int, size: int, sum_size: int) -> int:
+    """Bytes of the stages however A and B lie, or of the tile of sums, whichever are more."""
+    pad = CHUNK // size
+    stage = sum(max(n * (depth + pad), depth * (n + pad)) for n in (tiling.rows, tiling.vectors))
+    return max(stages * stage * size, tiling.rows * (tiling.vectors + 8) * sum_size)
+
+
+def _gemv(form: Contraction, tiling: StageTiling) -> Shape | None:
+    if tiling.rows not in GEMV_ROWS or form.dtype is not DType.F32:
+        return None
+    chunk = max(2048, 8192 // tiling.rows)
+    return Shape((tiling.rows,), tiling.rows * (chunk + GEMV_COLUMNS) * 4, DType.F32, unwidened(form.right))
+
+
+def unwidened(e: Expr) -> DType:
+    """The dtype of what an expression was before it was widened to float."""
+    return without_widening(e).dtype
+
+
+def without_widening(e: Expr) -> Expr:
+    """The expression without casts that only widen 16-bit floats to float."""
+    while isinstance(e, Prim) and e.name == "cast" and e.dtype is DType.F32 and e.args[0].dtype in NARROW:
+        (e,) = e.args
+    return e

@@ -88,8 +88,9 @@ def _in_memory(point: Point, form: Contraction, load: Load, outer: str, dtype: D
         return f"{access.condition(point, a)} ? {address} : nullptr" if a.inside else address
 
     def make(function: str) -> str:
-        flag = "true" if along else "false"
-        return f"fx_stored_source<{element}, {flag}>({function}, {a.storage.pointer}, {copies})"
+        constant = point.ctx.program.operand[load.operand].role == "weight"
+        flags = ", ".join("true" if f else "false" for f in (along, constant))
+        return f"fx_stored_source<{element}, {flags}>({function}, {a.storage.pointer}, {copies})"
 
     return Source(outer, along, True, f"const {element}*", value, make)
 

@@ -1,15 +1,38 @@
-"""Which stages of a program are matrix products on a device, and how large their tiles are."""
+"""Which stages of a program are matrix products on a device, and how large their tiles are.
+
+Up to 8 rows a product is bound by reading B, which is then dealt out to all multiprocessors in one wave. Larger products take
+the block tile that finishes first: a large one does more per byte that it brings, a small one keeps more multiprocessors busy.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fusec.ir.dim import Extent
+from fusec.ir.dim import Dim, Extent, ceildiv, floordiv, maximum, product, substitute, symbol
+from fusec.ir.types import DType
+from fusec.kernels.cpu.contract_form import Contraction, contraction, direct_load
+from fusec.kernels.cuda.product_shapes import GEMV_ROWS, SIMT, unwidened, without_widening
 from fusec.kernels.kernel import Guard, StageTiling
 from fusec.kernels.layout import Layout
 from fusec.target import Target
 from fusec.tile.program import TileProgram
+from fusec.tiling.lane import stride
+
+MULTIPROCESSORS = {"sm_80": 108, "sm_90": 132}
+"""Of the largest device of a level: A100 and H100 (NVIDIA's data sheets)."""
+FEW_ROWS = 8
+"""Up to this many rows B is streamed."""
+FEW_COLUMNS = 4
+"""Up to this many columns, and many rows, a product is better summed along k by nests."""
+SHORT = 8
+"""Sums of so few products are not worth a tile in shared memory."""
+SECTOR = 32
+"""Bytes: columns of a streamed B are dealt out in multiples of this."""
+GUESS = 512
+"""What is assumed of an extent that no call tells."""
+EFFICIENCY = {(128, 128): 1.0, (128, 64): 0.9, (64, 64): 0.8, (32, 64): 0.65}
+"""Of a block tile: how fast it multiplies, compared with the largest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,4 +52,114 @@ def product_choices(
     program: TileProgram, target: Target, calls: Iterable[Mapping[str, Extent]]
 ) -> tuple[ProductChoice, ...]:
     """The choices for a program with products; none where it has no product that a template takes."""
-    return ()
+    calls = list(calls)
+    forms: dict[int, Contraction] = {}
+    for i, stage in enumerate(program.stages):
+        form = contraction(stage)
+        if form is not None and not stage.ordered() and _is_worth_it(program, form):
+            forms[i] = form
+    if not forms:
+        return ()
+    level = target.level.removesuffix("-emulated")
+    menu = _Menu(program, forms, MULTIPROCESSORS.get(level, MULTIPROCESSORS["sm_90"]))
+    out = [menu.choice(guard, calls) for guard in _guards(program, forms, calls)]
+    return tuple(c for c in out if c is not None)
+
+
+def _is_worth_it(program: TileProgram, form: Contraction) -> bool:
+    if form.dtype.itemsize not in SIMT or (isinstance(form.depth, int) and form.depth <= SHORT):
+        return False
+    columns, rows = program.axis[form.n].extent, program.axis[form.m].extent if form.m else 1
+    few = isinstance(columns, int) and columns <= FEW_COLUMNS
+    return not few or (isinstance(rows, int) and rows <= FEW_ROWS and form.dtype is DType.F32)
+
+
+def _guards(
+    program: TileProgram, forms: Mapping[int, Contraction], calls: Sequence[Mapping[str, Extent]]
+) -> list[Guard | None]:
+    """Ranges of the number of rows, where that is a parameter whose values differ or are not known."""
+    for form in forms.values():
+        m = program.axis[form.m].extent if form.m else 1
+        for param in program.params:
+            if m != symbol(param):
+                continue
+            values = {call[param] for call in calls}
+            if len(values) == 1 and isinstance(next(iter(values)), int):
+                return [None]
+            few = [Guard(param, low + 1, high) for low, high in zip((-1, *GEMV_ROWS), GEMV_ROWS, strict=False)]
+            return [*few, Guard(param, FEW_ROWS + 1, 64), Guard(param, 65, None)]
+    return [None]
+
+
+class _Menu:
+    """The products of one program, and how the tiles for a range of sizes are chosen."""
+
+    def __init__(self, program: TileProgram, forms: Mapping[int, Contraction], processors: int) -> None:
+        self.program, self.forms, self.processors = program, forms, processors
+        self.names = {a.name for a in program.axes}
+
+    def choice(self, guard: Guard | None, calls: Sequence[Mapping[str, Extent]]) -> ProductChoice | None:
+        """The products within a guard; None where no template takes any of them."""
+        found = [c for c in calls if guard is None or not isinstance(n := c[guard.param], int) or _admits(guard, n)]
+        sizes: list[dict[str, int]] = []
+        for call in found or [{}]:
+            sizes.append({n: self._guess(a.extent, call, guard) for n, a in self.program.axis.items()})
+        stages = {i: t for i, f in self.forms.items() if (t := self._stage(f, sizes)) is not None}
+        if not stages and guard is None:
+            return None
+        tile: dict[str, Extent] = {a.name: 1 for a in self.program.axes}
+        for i, tiling in stages.items():
+            form = self.forms[i]
+            if form.m in tile:
+                tile[form.m] = FEW_ROWS if tiling.template == "gemv" else tiling.rows
+            if form.n in tile:
+                tile[form.n] = self._streamed(form) if tiling.template == "gemv" else tiling.vectors
+        return ProductChoice(stages, tuple(tile.items()), (), guard)
+
+    def _guess(self, x: Extent, call: Mapping[str, Extent], guard: Guard | None) -> int:
+        """An extent in a call; of a range of sizes the largest."""
+        if isinstance(x, Dim):
+            known = dict(call)
+            if guard is not None and not isinstance(known.get(guard.param), int):
+                known[guard.param] = max(GUESS, guard.low) if guard.high is None else guard.high
+            x = substitute(x, known)
+        return x if isinstance(x, int) else GUESS
+
+    def _stage(self, form: Contraction, sizes: Sequence[Mapping[str, int]]) -> StageTiling | None:
+        rows = max(s[form.m] if form.m else 1 for s in sizes)
+        if rows <= FEW_ROWS and form.dtype is DType.F32:
+            return StageTiling("gemv", form.n, next(n for n in GEMV_ROWS if n >= rows))
+        shapes = SIMT[form.dtype.itemsize]
+        best = min(shapes, key=lambda s: sum(self._time(form, s, size) for size in sizes))
+        return StageTiling("simt", form.n, *best)
+
+    def _time(self, form: Contraction, shape: tuple[int, int], size: Mapping[str, int]) -> float:
+        """How long a block tile takes for all, in steps of the largest tile: waves of tiles times the time of one."""
+        rows, columns = shape
+        m, n = size[form.m] if form.m else 1, size[form.n]
+        tiles = -(-m // rows) * -(-n // columns)
+        inside = tiles if form.n not in self.names else -(-n // columns)
+        for axis in form.batch:
+            tiles *= size[axis]
+        if form.n not in self.names:  # a block computes all columns of its rows
+            tiles //= max(1, -(-n // columns))
+        else:
+            inside = 1
+        return -(-tiles // self.processors) * inside * rows * columns / EFFICIENCY[shape]
+
+    def _streamed(self, form: Contraction) -> Extent:
+        """Columns of a tile so that one wave of tiles reads all of B."""
+        unit = self._unit(form)
+        others = product(self.program.axis[a].extent for a in form.batch if a in self.names)
+        share = maximum(1, floordiv(self.processors, maximum(1, others)))
+        return unit * maximum(1, ceildiv(ceildiv(self.program.axis[form.n].extent, unit), share))
+
+    def _unit(self, form: Contraction) -> int:
+        load = direct_load(without_widening(form.right))
+        if load is None or stride(self.program, *load, form.n) != 1:
+            return 1 if load is not None and stride(self.program, *load, form.k.name) == 1 else SECTOR // 4
+        return SECTOR // unwidened(form.right).itemsize
+
+
+def _admits(guard: Guard, n: int) -> bool:
+    return guard.low <= n and (guard.high is None or n <= guard.high)

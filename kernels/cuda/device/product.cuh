@@ -89,10 +89,11 @@ FX_DEVICE fx_computed<T, ALONG_K, HEAVY, Of> fx_computed_source(const Of& of) {
 
 // Elements that lie in global memory as they are needed: the function gives an address, null for a zero. Along a chunk addresses
 // follow each other; `copies` says that chunks begin at multiples of 16 bytes. `any` is an address that exists.
-template <class T, bool ALONG_K, class Of>
+// CONSTANT: nothing in this launch writes them.
+template <class T, bool ALONG_K, bool CONSTANT, class Of>
 struct fx_stored {
     using element = T;
-    static constexpr bool along_k = ALONG_K, heavy = false, in_memory = true;
+    static constexpr bool along_k = ALONG_K, constant = CONSTANT, heavy = false, in_memory = true;
     const Of& of;
     const T* any;
     bool copies;
@@ -103,8 +104,8 @@ struct fx_stored {
         return p ? *p : T{};
     }
 };
-template <class T, bool ALONG_K, class Of>
-FX_DEVICE fx_stored<T, ALONG_K, Of> fx_stored_source(const Of& of, const T* any, bool copies) {
+template <class T, bool ALONG_K, bool CONSTANT, class Of>
+FX_DEVICE fx_stored<T, ALONG_K, CONSTANT, Of> fx_stored_source(const Of& of, const T* any, bool copies) {
     return {of, any, copies};
 }
 

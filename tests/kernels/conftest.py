@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from fusec.tile.program import TileProgram
 from fusec.tile.reference import run_program
 from fusec.tile.text import parse_program
 
+sys.path.insert(0, str(Path(__file__).parent))  # cases that stand beside the tests
 Array = npt.NDArray[Any]
 LEVELS = [name for name in ("generic", "avx2", "avx512", "neon") if runs_here(name)]
 if runs_here("avx2"):  # the lanes and masks of AVX-512, in instructions that every test machine has

@@ -35,12 +35,21 @@ class Region:
         self.device, self.blocks = device, len(blocks)
         self.held = []
         rows, waits, starts = [], [], [0]
-        blocks_of_words = [self.put(np.array(words or [0], np.int64)) for words in arguments]
+        self.arguments = [self.memory(np.array(words or [0], np.int64)) for words in arguments]
         totals = dict[int, int]()
         for mine in blocks:
             for r in mine:
                 rows.append(
-                    [r.kernel, blocks_of_words[r.arguments], r.first, r.count, len(waits), len(r.waits), r.signal, 0]
+                    [
+                        r.kernel,
+                        self.arguments[r.arguments].address,
+                        r.first,
+                        r.count,
+                        len(waits),
+                        len(r.waits),
+                        r.signal,
+                        0,
+                    ]
                 )
                 waits += r.waits
                 totals.setdefault(r.signal, 0)

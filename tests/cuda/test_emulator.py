@@ -2,10 +2,8 @@
 
 import numpy as np
 import pytest
-
 from cuda_regions import Region, Rows, body, read
-from fusec.cache import ObjectCache
-from fusec.errors import CompileError, ExecutionError
+
 from fusec.kernels.cuda.emulator.build import build, compiler
 from fusec.kernels.cuda.emulator.device import EmulatedDevice, Emulation
 from fusec.kernels.cuda.module import module_text
@@ -40,11 +38,6 @@ SUM = body(
     """,
 )
 SEEDS = [Emulation(), Emulation(lazy=True), Emulation(seed=5, lazy=True), Emulation(seed=77)]
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    return ObjectCache(tmp_path_factory.mktemp("cache"))
 
 
 def made(device, kept, *bodies):

@@ -76,12 +76,21 @@ struct Line {
     }
 };
 
+// What the race detector takes for the meeting itself: two, since the first to leave may arrive again before the last has left.
+struct Meeting {
+    char place[2];
+    unsigned round = 0;
+    const void* here() const { return &place[round & 1]; }
+};
+
 struct Barrier {
     int arrived = 0, need = 0, line = 0, any = 0;
+    Meeting meeting;
     Line queue;
 };
 struct Warp {
     int arrived = 0, kind = 0;
+    Meeting meeting;
     void* argument[WARP];
     Fiber* fiber[WARP];
 };

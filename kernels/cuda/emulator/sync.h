@@ -20,9 +20,10 @@ FX_HOT bool arrive(Barrier& b, int id, int threads, int line, int yes) {
         fail_at(b, id, threads, line);
     }
     b.any |= yes;
-    release_to(&b);
+    release_to(b.meeting.here());
     if (++b.arrived < b.need) return false;
     b.arrived = 0;
+    b.meeting.round++;
     if (grid->seed || yes >= 0) {
         for (Fiber* f = b.queue.first; f;) {
             Fiber* next = f->next;
@@ -40,6 +41,7 @@ FX_HOT bool arrive(Barrier& b, int id, int threads, int line, int yes) {
 FX_HOT int barrier(int id, int threads, int line, int yes) {
     Fiber* f = grid->current;
     Barrier& b = f->block->barrier[id];
+    const void* here = b.meeting.here();
     int answer;
     if (arrive(b, id, threads, line, yes)) {
         answer = b.any;
@@ -48,7 +50,7 @@ FX_HOT int barrier(int id, int threads, int line, int yes) {
         wait_for(AT_BARRIER, &b, id, line);
         answer = f->answer;
     }
-    acquire(&b);
+    acquire(here);
     return answer;
 }
 
@@ -66,18 +68,18 @@ FX_HOT void together(void* argument, int kind, Operation operation) {
     int lane = f->thread.thread % WARP;
     w.argument[lane] = argument;
     w.fiber[lane] = f;
-    release_to(&w);
+    const void* here = w.meeting.here();
+    release_to(here);
     if (++w.arrived < WARP) {
         wait_for(IN_WARP, &w, kind);
     } else {
-        acquire(&w);
         w.arrived = 0;
+        w.meeting.round++;
         operation(w.argument);
-        release_to(&w);
         for (int i = 0; i < WARP; i++)
             if (i != lane) wake(w.fiber[i]);
     }
-    acquire(&w);
+    acquire(here);
 }
 
 inline bool is_over(const Fiber* f) {

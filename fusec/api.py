@@ -189,7 +189,7 @@ def open_session(
             plan = retarget(plan, host())
     limits = limits or Knobs.read().limits
     with trace.stage("codegen"), plan.blamed():
-        session = Session(
+        session = _session_class(plan.target)(
             plan,
             threads=threads,
             limits=limits,
@@ -199,6 +199,15 @@ def open_session(
         )
     _show_code(plan, trace)
     return session
+
+
+def _session_class(target: Target) -> type[Session]:
+    """Who runs plans for a target: devices with memory of their own have a session of their own."""
+    if backend.device(target.kind) is None:
+        return Session
+    from fusec.runtime.device.session import DeviceSession
+
+    return DeviceSession
 
 
 def _body_compiler(plan: Plan, threads: int | None, limits: Limits, trace: Trace) -> CompileBody:

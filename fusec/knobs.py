@@ -73,6 +73,12 @@ def _parse_count(text: str, low: int, high: int) -> int:
     return int(text)
 
 
+def _parse_seconds(text: str) -> float:
+    if not re.fullmatch(r"\s*\d+(\.\d*)?\s*", text):
+        raise UsageError(f"not a number of seconds: {text!r}")
+    return float(text)
+
+
 def _one_of(*known: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text.strip().lower() not in known:
@@ -105,6 +111,7 @@ class Knobs:
     max_nodes: int = 1_000_000
     device: str | None = None
     progress: Literal["auto", "plain", "off"] = "auto"
+    watchdog: float | None = None
     unknown: tuple[str, ...] = field(default=())
     """FUSEC_* variables that are set and mean nothing, for `fusec doctor` to point at."""
 
@@ -155,6 +162,7 @@ _KNOBS = (
     Knob("max_memory", "largest tensor and arena", parse_bytes),
     Knob("max_nodes", "most nodes after functions are inlined", lambda t: _parse_count(t, 1, 1 << 40)),
     Knob("device", "target such as cpu or cpu:avx2", _parse_device),
+    Knob("watchdog", "seconds after which a launch on a device may be ended (default: 10; 0: never)", _parse_seconds),
     Knob(
         "progress",
         "auto (rounds only on a terminal), plain (always) or off",

@@ -89,16 +89,24 @@ class Session:
             process_team(),
             self.threads,
             self.limits,
-            microseconds or _estimate(plan),
+            microseconds or estimate(plan),
             watch,
         )
-        self._names = tuple(v.name for v in plan.outputs)
-        self._listed = list(self._names)
-        self._kinds: dict[object, tuple[np.dtype[Any], int] | None] = {v.name: _plain_kind(v) for v in plan.inputs}
-        self._shapes: dict[tuple[Any, ...], _Bound] = {}
+        self._prepare_runs()
         self._steps = Steps(plan, self._planner, self._forget, compile_body)
         self._direct = _is_direct(plan)
         self._fast = _fast_path(plan, self._shapes, self._planner.driver.run) if self._direct else None
+        self._register()
+
+    def _prepare_runs(self) -> None:
+        """What checking feeds and results needs to know of the plan."""
+        self._names = tuple(v.name for v in self.plan.outputs)
+        self._listed = list(self._names)
+        self._kinds: dict[object, tuple[np.dtype[Any], int] | None] = {v.name: _plain_kind(v) for v in self.plan.inputs}
+        self._shapes: dict[tuple[Any, ...], _Bound] = {}
+
+    def _register(self) -> None:
+        """From now on a fork of the process is noticed."""
         _sessions.add(self)
 
     @property
@@ -351,7 +359,7 @@ def _distinct(arrays: list[Any]) -> list[Any]:
     return out
 
 
-def _estimate(plan: Plan) -> Callable[[BoundKernel], float]:
+def estimate(plan: Plan) -> Callable[[BoundKernel], float]:
     """Microseconds of an average tile on the plan's target. Whoever loads a plan only to look at it needs no estimate."""
     from fusec.tiling.cost import tile_microseconds
 

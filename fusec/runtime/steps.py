@@ -58,8 +58,36 @@ class _Host:
     """The outputs whose shapes are declared."""
 
 
+class Place:
+    """Where values are while a plan runs: in the memory of this process."""
+
+    def run(self, binding: RegionBinding, arrays: Sequence[Any]) -> Sequence[Any]:
+        """A region's outputs."""
+        return binding.run(arrays)
+
+    def tensor(self, value: Any, name: str) -> Any:
+        """A value for a region: contiguous and aligned, as kernels read it."""
+        if not isinstance(value, np.ndarray):
+            raise ExecutionError(f"a region reads {name!r}, which is {type(value).__name__} and not a tensor")
+        return value if value.flags.num & READY == READY else np.require(value, requirements=["C", "A"])
+
+    def on_host(self, value: Any) -> Any:
+        """A value for a host step."""
+        return value
+
+    def result(self, value: Any, is_weight: bool, others: Sequence[Any]) -> Any:
+        """A value for the caller, in memory that neither weights nor `others` (feeds, other results) have."""
+        if isinstance(value, np.ndarray):
+            shared = is_weight or any(np.may_share_memory(value, a) for a in others if isinstance(a, np.ndarray))
+            if shared or not value.flags.c_contiguous or not value.flags.writeable:
+                return value.copy(order="C")
+        return value
+
+
 class Steps:
     """The steps of a plan. Any number of threads may run them at once; a lock is held only while a region is planned."""
+
+    most_bytes = BINDING_BYTES
 
     def __init__(
         self,
@@ -83,21 +111,24 @@ class Steps:
 
     def run(self, feeds: Mapping[str, Any], wanted: Sequence[str]) -> list[Any]:
         """Run on checked feeds; the wanted values, each in memory of its own."""
+        return self._run_in(Place(), feeds, wanted)
+
+    def _run_in(self, place: Place, feeds: Mapping[str, Any], wanted: Sequence[str]) -> list[Any]:
         env = dict(feeds)
         symbols = self.symbols(feeds)
         for i, step in enumerate(self._steps):
             binding, start = None, time.perf_counter_ns()
             if isinstance(step, _Region):
                 binding = self.binding(step.index, symbols.values)
-                made = binding.run([self._tensor(env, symbols, n) for n in binding.inputs])
+                made = place.run(binding, [place.tensor(self._value(env, symbols, n), n) for n in binding.inputs])
                 env.update(zip(binding.outputs, made, strict=True))
             else:
-                self._run_host(step, env, symbols)
+                self._run_host(step, env, symbols, place)
             if self.finished is not None:
                 self.finished(i, binding, start, time.perf_counter_ns())
             for name in self._drop_after[i]:
                 env.pop(name, None)
-        return self._results(env, symbols, feeds, wanted)
+        return self._results(env, symbols, feeds, wanted, place)
 
     def symbols(self, feeds: Mapping[str, Any]) -> Symbols:
         """The symbols that the shapes of the inputs determine. InputError where they contradict."""
@@ -176,7 +207,7 @@ class Steps:
         total = sum(b.bytes for b in self._bindings.values())
         for second_round in (False, True):
             for key in list(self._bindings):
-                if len(self._bindings) <= most and total <= BINDING_BYTES:
+                if len(self._bindings) <= most and total <= self.most_bytes:
                     return
                 binding = self._bindings[key]
                 if key == newest or (binding.used and not second_round):
@@ -186,10 +217,10 @@ class Steps:
                 total -= binding.bytes
                 self._on_drop(binding)
 
-    def _run_host(self, step: _Host, env: dict[str, Any], symbols: Symbols) -> None:
+    def _run_host(self, step: _Host, env: dict[str, Any], symbols: Symbols, place: Place) -> None:
         inputs = list(step.constants)
         for i, name in step.varying:
-            inputs[i] = self._value(env, symbols, name)
+            inputs[i] = place.on_host(self._value(env, symbols, name))
         made = step.call(inputs)
         for value, result in zip(step.node.outputs, made, strict=True):
             if isinstance(result, np.ndarray) and not result.size:
@@ -225,26 +256,14 @@ class Steps:
             return whole
         return whole.reshape([evaluate(x, symbols.values) for x in kind.shape])
 
-    def _tensor(self, env: Mapping[str, Any], symbols: Symbols, name: str) -> Array:
-        """A value for a region: contiguous and aligned, as kernels read it."""
-        value = self._value(env, symbols, name)
-        if not isinstance(value, np.ndarray):
-            raise ExecutionError(f"a region reads {name!r}, which is {type(value).__name__} and not a tensor")
-        return value if value.flags.num & READY == READY else np.require(value, requirements=["C", "A"])
-
     def _results(
-        self, env: Mapping[str, Any], symbols: Symbols, feeds: Mapping[str, Any], wanted: Sequence[str]
+        self, env: Mapping[str, Any], symbols: Symbols, feeds: Mapping[str, Any], wanted: Sequence[str], place: Place
     ) -> list[Any]:
         out: list[Any] = []
-        others = [a for a in feeds.values() if isinstance(a, np.ndarray)]
+        others = [a for a in feeds.values() if hasattr(a, "shape")]
         for name in wanted:
-            value = self._value(env, symbols, name)
-            if isinstance(value, np.ndarray):
-                root = self.plan.root(name)
-                borrowed = root in self.weights or any(np.may_share_memory(value, a) for a in others)
-                if borrowed or not value.flags.c_contiguous or not value.flags.writeable:
-                    value = value.copy(order="C")
-                others.append(value)
+            value = place.result(self._value(env, symbols, name), self.plan.root(name) in self.weights, others)
+            others.append(value)
             out.append(value)
         return out
 

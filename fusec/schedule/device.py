@@ -59,9 +59,15 @@ def schedule_device(
     most = max((scratch(k) for k in {id(c.kernel): c.kernel for c in region.calls}.values()), default=0)
     signal, totals, waits = _counters(groups, waits)
     rows = np.stack([waits, totals[waits]], 1)
-    schedule = to_tables(region, tasks, placed, count, rows, arena, most, (signal, totals))
+    schedule = _without_idle(to_tables(region, tasks, placed, count, rows, arena, most, (signal, totals)))
     validate(schedule, region)
     return schedule
+
+
+def _without_idle(s: Schedule) -> Schedule:
+    """The workers that have anything to do: they come first, and the others need not be launched."""
+    busy = int(np.flatnonzero(np.diff(s.queue_starts)).max(initial=0)) + 1
+    return replace(s, queue_starts=s.queue_starts[: busy + 1])
 
 
 def _placed(

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache as once
 from pathlib import Path
 from typing import Any
 
 from fusec.cache import ObjectCache
-from fusec.ir.dim import Extent, parse_dim
+from fusec.ir.dim import parse_dim
+from fusec.kernels.backend import EMULATED, Body, ModuleCode
 from fusec.kernels.cuda import nvrtc
 from fusec.kernels.cuda.abi import ENTRY
 from fusec.kernels.cuda.kernel_class import class_key
@@ -23,45 +23,27 @@ from fusec.kernels.cuda.module import headers_hash, module_text
 from fusec.kernels.kernel import Kernel, Slot, Source
 from fusec.target import Target
 
-EMULATED = "-emulated"
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """One class in a module: its position in the switch, its argument block, and the memory that a block lends it."""
-
-    position: int
-    slots: tuple[Slot, ...]
-    scratch: Extent
-    shared: Extent
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Built:
-    """A module's machine code, the kernel in it, and its bodies by class."""
-
-    code: bytes
-    entry: str
-    bodies: dict[str, Body]
-
 
 def build_module(
     kernels: Sequence[Kernel], target: Target, cache: ObjectCache | None = None, *, wide: bool = False
-) -> Built:
-    """The module of all classes among the kernels, from the cache where it is there. CompileError where it cannot be built."""
+) -> ModuleCode:
+    """The module of all classes among the kernels, from the cache where it is there: then its sources have no text.
+
+    CompileError where it cannot be built.
+    """
     classes = {class_key(k, target): k for k in kernels}
     ordered = [classes[key] for key in sorted(classes)]
     key = _key(sorted(classes), target, wide)
     found = cache.get(key) if cache is not None else None
     built = _decoded(found) if found is not None else None
     if built is None:
-        built = _made(dict(zip(sorted(classes), ordered, strict=True)), target, wide)
+        built = _made(dict(zip(sorted(classes), ordered, strict=True)), target, wide, cache)
         if cache is not None:
             cache.put(key, _encoded(built))
     return built
 
 
-def _made(classes: dict[str, Kernel], target: Target, wide: bool) -> Built:
+def _made(classes: dict[str, Kernel], target: Target, wide: bool, cache: ObjectCache | None) -> ModuleCode:
     from fusec.kernels.cuda.emit import emit
 
     sources = {key: emit(kernel, target) for key, kernel in classes.items()}
@@ -69,15 +51,11 @@ def _made(classes: dict[str, Kernel], target: Target, wide: bool) -> Built:
     if target.level.endswith(EMULATED):
         from fusec.kernels.cuda.emulator import build as emulator
 
-        code = emulator.build(text, target.level.removesuffix(EMULATED))
+        code = emulator.link(text, target.level.removesuffix(EMULATED), cache)
     else:
         code = nvrtc.build(text, target.level).code
-    bodies = {key: _body(i, source) for i, (key, source) in enumerate(sources.items())}
-    return Built(code, text.entry, bodies)
-
-
-def _body(position: int, source: Source) -> Body:
-    return Body(position, source.slots, source.scratch, source.shared)
+    bodies = {key: Body(i, source) for i, (key, source) in enumerate(sources.items())}
+    return ModuleCode(code, text.entry, bodies)
 
 
 def _key(classes: Sequence[str], target: Target, wide: bool) -> str:
@@ -94,16 +72,16 @@ def _compiler(target: Target) -> str:
     return str(nvrtc.version())
 
 
-def _encoded(built: Built) -> bytes:
-    """A line of JSON (the bodies), then the code."""
+def _encoded(built: ModuleCode) -> bytes:
+    """A line of JSON (what calling the bodies needs), then the code."""
     bodies = {
-        key: [[[s.kind, s.name, str(s.extent)] for s in b.slots], str(b.scratch), str(b.shared)]
+        key: [[[s.kind, s.name, str(s.extent)] for s in b.source.slots], str(b.source.scratch), str(b.source.shared)]
         for key, b in built.bodies.items()
     }
     return json.dumps({"entry": built.entry, "bodies": bodies}).encode() + b"\n" + built.code
 
 
-def _decoded(payload: bytes) -> Built | None:
+def _decoded(payload: bytes) -> ModuleCode | None:
     """Read what `_encoded` wrote; None where the bytes are anything else."""
     head, newline, code = payload.partition(b"\n")
     try:
@@ -111,16 +89,20 @@ def _decoded(payload: bytes) -> Built | None:
         bodies = {
             str(key): Body(
                 i,
-                tuple(Slot(str(kind), str(name), parse_dim(extent)) for kind, name, extent in slots),
-                parse_dim(scratch),
-                parse_dim(shared),
+                Source(
+                    "",
+                    f"fusec_{key[:24]}",
+                    tuple(Slot(str(kind), str(name), parse_dim(extent)) for kind, name, extent in slots),
+                    parse_dim(scratch),
+                    parse_dim(shared),
+                ),
             )
             for i, (key, (slots, scratch, shared)) in enumerate(fields["bodies"].items())
         }
         entry = str(fields["entry"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return Built(code, entry, bodies) if newline and entry == ENTRY else None
+    return ModuleCode(code, entry, bodies) if newline and entry == ENTRY else None
 
 
 @once

@@ -1,21 +1,22 @@
 """Frames in device memory: the tables of one binding's schedule, with holes for addresses, and the memory of a run.
 
-One block of memory holds the frame's own words, the IO words, status blocks, rows, where each worker's rows start, waits,
-totals, counters and argument blocks, and behind them the arena and the scratch memory. Inputs and outputs are found through
+One block of memory holds the IO words, status blocks, argument blocks, rows, waits, totals, counters, where each worker's rows
+start and what launches are given, and behind them the arena and the scratch memory. Inputs and outputs are found through
 the IO words, so nothing else changes between runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from fusec.errors import BugError
 from fusec.ir.dim import evaluate
+from fusec.kernels.backend import Body
 from fusec.kernels.cuda import abi
-from fusec.kernels.cuda.build import Body
 from fusec.kernels.cuda.device import Device, Memory
 from fusec.kernels.kernel import BoundKernel, IntArray
 from fusec.runtime.scalars import scalar_bits
@@ -32,12 +33,14 @@ WEIGHT, ARENA, TABLES = range(3)
 class Image:
     """A frame before it has a place: words, and the positions of those that the address of the frame is added to.
 
-    `io` and `status` are the positions of the IO words and of the status blocks, whose calls are `reporting`. The frame's
-    memory has `bytes` bytes; a launch has `blocks` blocks with `shared` bytes each.
+    `launches` are the positions of the words that launches are given, in order: one, or one per stage. `io` and `status` are
+    those of the IO words and of the status blocks, whose calls are `reporting`. The frame's memory has `bytes` bytes; a launch
+    has `blocks` blocks with `shared` bytes each.
     """
 
     words: IntArray
     relative: IntArray
+    launches: tuple[int, ...]
     io: int
     io_count: int
     status: int
@@ -48,9 +51,9 @@ class Image:
 
 
 class Frame:
-    """Memory of one run at a time."""
+    """Memory of one run at a time. `runs` is how many there were."""
 
-    __slots__ = ("address", "image", "io", "memory")
+    __slots__ = ("address", "image", "io", "memory", "runs")
 
     def __init__(self, device: Device, image: Image) -> None:
         self.image = image
@@ -58,9 +61,11 @@ class Frame:
         self.address = self.memory.address
         words = image.words.copy()
         words[image.relative] += self.address
-        words[abi.Frame.ABORT] = device.abort_address
+        for at in image.launches:
+            words[at + abi.Frame.ABORT] = device.abort_address
         device.upload(self.memory, 0, words)
         self.io = np.zeros(image.io_count, np.int64)
+        self.runs = 0
 
     def set_io(self, device: Device, addresses: Sequence[int]) -> None:
         """Where this run's inputs and outputs are. Nothing is copied where they are where they were."""
@@ -68,9 +73,10 @@ class Frame:
             self.io[:] = addresses
             device.upload(self.memory, self.image.io * abi.WORD, self.io)
 
-    def epoch(self, device: Device) -> int:
-        """How many runs have ended."""
-        return int(device.download(self.memory, abi.Frame.EPOCH * abi.WORD, abi.WORD).view(np.int64)[0])
+    def epochs(self, device: Device) -> list[int]:
+        """For each launch, how many of it have ended."""
+        words = (at + abi.Frame.EPOCH for at in self.image.launches)
+        return [int(device.download(self.memory, w * abi.WORD, abi.WORD).view(np.int64)[0]) for w in words]
 
     def take_status(self, device: Device) -> tuple[int, int, int]:
         """(code, call, detail) of the first failure, and none from now on. Code 0 is no failure."""
@@ -94,45 +100,44 @@ def make_image(
     body: Callable[[BoundCall], Body],
     weight: Callable[[BoundCall, str], int],
     io: Sequence[str],
+    stage: IntArray | None = None,
 ) -> Image:
-    """Lay a frame out. `weight` gives the device address of a call's weight, `io` the buffers of the IO words, in order."""
+    """Lay a frame out. `weight` gives the device address of a call's weight, `io` the buffers of the IO words, in order.
+
+    With `stage`, a number per task, each stage is a launch of its own, and nothing waits for anything within one.
+    """
     tables = _Tables()
-    tables.add(np.zeros(abi.Frame.WORDS, np.int64))
     at_io = tables.add(np.zeros(len(io), np.int64))
     arguments = _Arguments(region, schedule, [body(c) for c in region.calls], weight, {n: i for i, n in enumerate(io)})
     at_status = tables.add(np.zeros(STATUS_WORDS * len(arguments.reporting), np.int64))
-    blocks, pointers = arguments.words(at_status)
-    at_arguments = tables.add(blocks)
+    words, pointers = arguments.words(at_status)
+    at_arguments = tables.add(words)
     tables.point(at_arguments + pointers[TABLES])
-    tasks = schedule.tasks[schedule.queues]
-    rows = np.zeros((len(tasks), abi.Row.WORDS), np.int64)
-    rows[:, abi.Row.KERNEL] = arguments.positions[tasks[:, CALL]]
-    rows[:, abi.Row.SLOTS] = (at_arguments + arguments.starts[tasks[:, CALL]]) * abi.WORD
-    rows[:, abi.Row.FIRST], rows[:, abi.Row.COUNT] = tasks[:, FIRST], tasks[:, COUNT]
-    rows[:, abi.Row.WAITS], rows[:, abi.Row.WAIT_COUNT] = tasks[:, WAIT], tasks[:, WAITS]
-    rows[:, abi.Row.SIGNAL] = tasks[:, SIGNAL]
+    queues, starts = (schedule.queues, [schedule.queue_starts]) if stage is None else _dealt(stage, schedule.workers)
+    rows = _rows(schedule.tasks[queues], arguments, at_arguments, stage is None)
     at_rows = tables.add(rows.reshape(-1))
     tables.point(at_rows + np.arange(abi.Row.SLOTS, rows.size, abi.Row.WORDS))
-    for field, table in (
-        (abi.Frame.STARTS, schedule.queue_starts),
-        (abi.Frame.WAITS, schedule.waits.reshape(-1)),
-        (abi.Frame.TOTALS, schedule.totals),
-        (abi.Frame.COUNTERS, np.zeros(len(schedule.totals) * LINE_WORDS, np.int64)),
-    ):
-        tables.field(field, tables.add(table))
-    tables.field(abi.Frame.ROWS, at_rows)
-    tables.field(abi.Frame.IO, at_io)
+    fields = {
+        abi.Frame.ROWS: at_rows,
+        abi.Frame.IO: at_io,
+        abi.Frame.WAITS: tables.add(schedule.waits.reshape(-1)),
+        abi.Frame.TOTALS: tables.add(schedule.totals),
+        abi.Frame.COUNTERS: tables.add(np.zeros(len(schedule.totals) * LINE_WORDS, np.int64)),
+    }
+    launches = tuple(tables.launch(fields | {abi.Frame.STARTS: tables.add(x)}) for x in starts)
     arena = _aligned(tables.size * abi.WORD, abi.SCRATCH_ALIGNMENT)
     scratch = _aligned(arena + schedule.arena, abi.SCRATCH_ALIGNMENT)
     stride = _aligned(schedule.scratch, abi.SCRATCH_ALIGNMENT)
+    tables.point(at_arguments + pointers[ARENA])
+    tables.point(np.array(launches, np.int64) + abi.Frame.SCRATCH)
     words = tables.words()
     words[at_arguments + pointers[ARENA]] += arena
-    tables.point(at_arguments + pointers[ARENA])
-    words[abi.Frame.SCRATCH], words[abi.Frame.SCRATCH_STRIDE] = scratch, stride
-    tables.point(np.array([abi.Frame.SCRATCH]))
+    for at in launches:
+        words[at + abi.Frame.SCRATCH], words[at + abi.Frame.SCRATCH_STRIDE] = scratch, stride
     return Image(
         words,
         tables.relative(),
+        launches,
         at_io,
         len(io),
         at_status,
@@ -143,13 +148,35 @@ def make_image(
     )
 
 
+def _rows(tasks: IntArray, arguments: _Arguments, at_arguments: int, in_order: bool) -> IntArray:
+    rows = np.zeros((len(tasks), abi.Row.WORDS), np.int64)
+    rows[:, abi.Row.KERNEL] = arguments.positions[tasks[:, CALL]]
+    rows[:, abi.Row.SLOTS] = (at_arguments + arguments.starts[tasks[:, CALL]]) * abi.WORD
+    rows[:, abi.Row.FIRST], rows[:, abi.Row.COUNT] = tasks[:, FIRST], tasks[:, COUNT]
+    rows[:, abi.Row.WAITS], rows[:, abi.Row.WAIT_COUNT] = (tasks[:, WAIT], tasks[:, WAITS]) if in_order else (0, 0)
+    rows[:, abi.Row.SIGNAL] = tasks[:, SIGNAL] if in_order else abi.NO_SIGNAL
+    return rows
+
+
+def _dealt(stage: IntArray, workers: int) -> tuple[IntArray, list[IntArray]]:
+    """Tasks by stage and worker, and for each stage where each worker's begin."""
+    order = np.argsort(stage, kind="stable")
+    bounds = np.concatenate([[0], np.flatnonzero(np.diff(stage[order])) + 1, [len(order)]])
+    starts = []
+    for low, high in pairwise(bounds.tolist()):
+        worker = np.arange(high - low) % workers
+        order[low:high] = order[low:high][np.argsort(worker, kind="stable")]
+        starts.append(low + np.concatenate([[0], np.cumsum(np.bincount(worker, minlength=workers))]))
+    return order, starts
+
+
 class _Tables:
     """Words, each table on a line of its own, and which of them count from where the frame lies."""
 
     def __init__(self) -> None:
         self._parts: list[IntArray] = []
         self._relative: list[IntArray] = []
-        self._fields: dict[int, int] = {}
+        self._addresses: dict[int, int] = {}
         self.size = 0
 
     def add(self, table: IntArray) -> int:
@@ -165,16 +192,18 @@ class _Tables:
         """These words are byte offsets from the frame's beginning."""
         self._relative.append(positions)
 
-    def field(self, field: int, word: int) -> None:
-        """Let a field of the frame be the address of a word."""
-        self._fields[field] = word * abi.WORD
-        self.point(np.array([field]))
+    def launch(self, fields: Mapping[int, int]) -> int:
+        """Add what a launch is given: fields that are addresses of words."""
+        at = self.add(np.zeros(abi.Frame.WORDS, np.int64))
+        for field, word in fields.items():
+            self._addresses[at + field] = word * abi.WORD
+        self.point(at + np.array(list(fields)))
+        return at
 
     def words(self) -> IntArray:
         """All of them."""
         words = np.concatenate(self._parts)
-        for field, offset in self._fields.items():
-            words[field] = offset
+        words[list(self._addresses)] = list(self._addresses.values())
         return words
 
     def relative(self) -> IntArray:
@@ -198,15 +227,15 @@ class _Arguments:
         io: dict[str, int],
     ) -> None:
         self.region, self.schedule, self.bodies, self.weight, self.io = region, schedule, bodies, weight, io
-        self.positions = np.array([b.position for b in bodies], np.int64)
-        lengths = [len(b.slots) for b in bodies]
+        self.positions = np.array([b.number for b in bodies], np.int64)
+        lengths = [len(b.source.slots) for b in bodies]
         self.starts = np.cumsum([0, *lengths])[:-1].astype(np.int64)
-        self.reporting = tuple(i for i, b in enumerate(bodies) if any(s.kind == "status" for s in b.slots))
+        self.reporting = tuple(i for i, b in enumerate(bodies) if any(s.kind == "status" for s in b.source.slots))
         known: dict[tuple[int, int], int] = {}
         for call, body in zip(region.calls, bodies, strict=True):
             key = id(call.kernel), id(body)
             if key not in known:
-                known[key] = evaluate(body.shared, call.kernel.environment)
+                known[key] = evaluate(body.source.shared, call.kernel.environment)
         self.shared = max(known.values(), default=0)
         self._extents: dict[tuple[int, int], list[int]] = {}
 
@@ -218,7 +247,7 @@ class _Arguments:
         for i, (call, body) in enumerate(zip(self.region.calls, self.bodies, strict=True)):
             words = self._extent_words(call.kernel, body)
             scalars = dict(call.call.scalars)
-            for k, slot in enumerate(body.slots):
+            for k, slot in enumerate(body.source.slots):
                 match slot.kind:
                     case "pointer":
                         words[k], base = self._pointer(call, slot.name)
@@ -240,7 +269,7 @@ class _Arguments:
         key = id(kernel), id(body)
         if key not in self._extents:
             env = kernel.environment
-            self._extents[key] = [evaluate(s.extent, env) if s.kind == "extent" else 0 for s in body.slots]
+            self._extents[key] = [evaluate(s.extent, env) if s.kind == "extent" else 0 for s in body.source.slots]
         return list(self._extents[key])
 
     def _pointer(self, call: BoundCall, operand: str) -> tuple[int, int]:

@@ -10,8 +10,8 @@ import threading
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
-from fusec.errors import ExecutionError
-from fusec.kernels.cuda.build import EMULATED
+from fusec.errors import BugError, ExecutionError
+from fusec.kernels import backend
 from fusec.target import Target
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ GRACE_SECONDS = 10.0
 
 def has_own_memory(target: Target) -> bool:
     """Whether plans for a target run on a device with memory of its own."""
-    return target.kind == "cuda"
+    return backend.device(target.kind) is not None
 
 
 class Opened:
@@ -65,7 +65,7 @@ def open_target(target: Target, blocks: int | None = None) -> Opened:
 
     ExecutionError that says what is missing where this machine has none.
     """
-    level = target.level.removesuffix(EMULATED)
+    level = target.level.removesuffix(backend.EMULATED)
     is_emulated = level != target.level
     key = target, blocks if is_emulated else None
     with _lock:
@@ -75,7 +75,8 @@ def open_target(target: Target, blocks: int | None = None) -> Opened:
 
                 _opened[key] = Opened(EmulatedDevice(level, blocks or BLOCKS), True)
             else:
-                from fusec.kernels.cuda.cupy_device import open_device
-
-                _opened[key] = Opened(open_device(level), False)
+                maker = backend.device(target.kind)
+                if maker is None:
+                    raise BugError(f"{target} has no memory of its own")
+                _opened[key] = Opened(maker.open(level), False)
         return _opened[key]

@@ -68,7 +68,7 @@ def bodies(*names, **changes):
         text = BODIES[name]
         for key in ("barrier", "wait"):
             right = {"barrier": "fx_barrier();", "wait": "fx_copy_async_wait<0>();"}[key]
-            text = text.replace("{%s}" % key, changes.get(key, right))
+            text = text.replace("{" + key + "}", changes.get(key, right))
         made.append(body(f"fusec_{name}", text))
     return made
 
@@ -238,6 +238,7 @@ import test_emulator_bugs as t
 from fusec.kernels.cuda.emulator.build import build
 from fusec.kernels.cuda.emulator.device import Emulation, EmulatedDevice
 from fusec.kernels.cuda.module import module_text
+from fusec.cache import ObjectCache
 device = EmulatedDevice("sm_80", 3, Emulation(lazy=True, keep_files=False))
 t.build = lambda text, level, kept: build(text, level, kept, sanitizer={sanitizer!r})
 kept = ObjectCache({cache!r})
@@ -265,7 +266,9 @@ t.Region(device, [[t.Rows(0, 0)]], [[0, y.address]]).run(code, 1024)
 def in_child(sanitizer, code, cache):
     """Run with a sanitizer's library preloaded; what it printed, and whether it finished."""
     name = {"address": "libasan.so", "thread": "libtsan.so"}[sanitizer]
-    found = subprocess.run([compiler(), f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
+    found = subprocess.run(
+        [compiler(), f"-print-file-name={name}"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     if not Path(found).is_absolute():
         pytest.skip(f"no {name}")
     here = Path(__file__)
@@ -280,6 +283,7 @@ def in_child(sanitizer, code, cache):
         env={**os.environ, **options},
         capture_output=True,
         text=True,
+        check=False,
         timeout=120,
     )
     return done.stdout + done.stderr, "finished" in done.stdout

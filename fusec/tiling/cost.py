@@ -22,7 +22,11 @@ TILE_OVERHEAD = 0.05
 
 
 def tile_microseconds(bound: BoundKernel, target: Target) -> float:
-    """Microseconds of one average tile on one core."""
+    """Microseconds of one average tile on one core, or one multiprocessor of a GPU."""
+    if target.kind == "cuda":
+        from fusec.tiling.device.cost import device_microseconds
+
+        return device_microseconds(bound, target)
     if bound.tiles == 0:
         return 0.0
     busy = 0.0

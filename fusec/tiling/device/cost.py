@@ -1,0 +1,75 @@
+"""How long a tile takes on one multiprocessor, estimated from what it computes and moves: for balance, and for the watchdog."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fusec.ir.expr import TRANSCENDENTAL, Prim, walk
+from fusec.kernels.kernel import BoundKernel
+from fusec.target import Target
+from fusec.tile.program import Fold, Stage
+
+PRODUCTS = frozenset(["simt", "mma", "wgmma", "gemv", "stream"])
+"""Templates that multiply matrices: two operations per step of their sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What one multiprocessor does in a microsecond: operations of matrix products by template, of loop nests, bytes.
+
+    Peaks from NVIDIA's data sheets (A100 SXM, H100 SXM) divided by the multiprocessors, times what such kernels reach of
+    them. `bytes` is a share of the memory's bandwidth; `kept` is from the cache that all share.
+    """
+
+    products: dict[str, float]
+    nests: float
+    bytes: float
+    kept: float
+
+
+RATES = {
+    "sm_80": Rates({"simt": 110e3, "mma": 900e3, "wgmma": 900e3, "gemv": 50e3, "stream": 300e3}, 60e3, 12e3, 35e3),
+    "sm_90": Rates(
+        {"simt": 300e3, "mma": 2_500e3, "wgmma": 4_500e3, "gemv": 120e3, "stream": 1_000e3}, 150e3, 20e3, 45e3
+    ),
+}
+TRANSCENDENTAL_OPERATIONS = 12.0
+TILE_OVERHEAD = 0.5
+"""Microseconds for the barriers around a tile and the first bytes to arrive."""
+
+
+def device_microseconds(bound: BoundKernel, target: Target) -> float:
+    """Microseconds of one average tile on one multiprocessor."""
+    if bound.tiles == 0:
+        return 0.0
+    rates = RATES.get(target.level.partition("-")[0], RATES["sm_80"])
+    busy = 0.0
+    for stage, tiling in zip(bound.kernel.program.stages, bound.kernel.tiling.stages, strict=True):
+        points = 1.0
+        for a in stage.axis_names:
+            points *= bound.extents[a]
+        folded = points
+        for f in stage.folds:
+            folded *= bound.extents[f.name]
+        if tiling.template in PRODUCTS and stage.folds:
+            busy += 2.0 * folded / rates.products[tiling.template]
+            folded = 0.0
+        busy += (points * _operations(stage, False) + folded * _operations(stage, True)) / rates.nests
+    if any(a.sequential for a in bound.kernel.program.axes):
+        return TILE_OVERHEAD + max(busy / bound.tiles, bound.bytes / rates.kept)
+    moved = sum(bound.footprint.values()) / bound.tiles  # what one tile reads again of another's is in the shared cache
+    return TILE_OVERHEAD + max(busy / bound.tiles, moved / rates.bytes, bound.bytes / rates.kept)
+
+
+def _operations(stage: Stage, inside: bool) -> float:
+    """Operations per point, of the folds' arguments or of everything else; each statement counts for its memory access."""
+    total = 0.0
+    for s in stage.body:
+        if isinstance(s, Fold) is inside:
+            for e in s.args if isinstance(s, Fold) else (s.value,):
+                total += 1.0 + sum(
+                    TRANSCENDENTAL_OPERATIONS if x.name in TRANSCENDENTAL else 1.0
+                    for x in walk(e)
+                    if isinstance(x, Prim)
+                )
+    return total

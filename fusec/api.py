@@ -18,7 +18,7 @@ from fusec.trace import ASSEMBLY, IR, KERNELS, SCHEDULES, SOURCES, STAGES, Trace
 
 if TYPE_CHECKING:
     from fusec.cache import ObjectCache
-    from fusec.host.bodies import CompileBody
+    from fusec.host.inner import CompileBody
     from fusec.ir.dim import Extent
     from fusec.ir.graph import Graph
     from fusec.rewrite.fused import FusedGraph
@@ -226,9 +226,7 @@ def _body_compiler(plan: Plan, threads: int | None, limits: Limits, trace: Trace
             return open_session(made, threads=threads, limits=limits, trace=inner).run_list
         except FusecError as e:
             reason = str(e)
-            inner.log(
-                STAGES, lambda: f"{model.graph.name} cannot be compiled, the reference implementation runs it: {reason}"
-            )
+            inner.log(STAGES, lambda: f"{model.graph.name} cannot be compiled: {reason}")
             raise
 
     return compile_body

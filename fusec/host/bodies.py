@@ -5,18 +5,19 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from fusec.errors import ExecutionError, FusecError, InputError
+from fusec.host.inner import Array, Control, Inner, NotCompiled, RunBody, input_of
+from fusec.host.leaps import Leap, Leaps
 from fusec.host.sizes import Key, Size, Sizes, kinds_of
-from fusec.host.subgraph import constant_sizes, count_nodes, split
-from fusec.ir.graph import Node
+from fusec.host.subgraph import constant_sizes, count_nodes
+from fusec.host.unroll import Roles
 
 KEPT = 8
 PLAN_BYTES = 256 << 20
@@ -29,84 +30,42 @@ FEW_ELEMENTS = 64
 which run more often, are where they have either.
 """
 
-Array = npt.NDArray[Any]
-
-
-class RunBody(Protocol):
-    """A compiled body, called with its inputs by name and the names of the outputs that are wanted, in order."""
-
-    def __call__(self, feeds: Mapping[str, Any], outputs: Sequence[str], /) -> list[Any]: ...  # noqa: D102
-
-
-CompileBody = Callable[[onnx.ModelProto, Mapping[str, Array]], RunBody]
-"""Compiles a model, some of whose inputs are constants with these contents. FusecError where it cannot.
-
-The compiler lies above the host steps, so whoever opens a session hands it down.
-"""
-
-
-class NotCompiled(Exception):
-    """The evaluator is to run the host step; its body says why."""
-
-
-@dataclass(frozen=True, eq=False)
-class Control:
-    """A host step with graphs inside: its node as ONNX has it, which of its inputs are constants, and what compiles."""
-
-    node: Node
-    proto: onnx.NodeProto
-    constants: frozenset[int]
-    compile_body: CompileBody
-
-    @property
-    def names(self) -> list[str]:
-        """The names of its inputs and of what its graphs capture, in the order of the values that it is called with."""
-        return [*self.proto.input, *self.node.attr("captures", ())]
-
-    def graph(self, name: str) -> onnx.GraphProto:
-        """One of its graphs, an empty one where it has none of this name."""
-        return next((a.g for a in self.proto.attribute if a.name == name), onnx.GraphProto())
-
 
 class Body:
-    """One graph of a host step with its plans, found by the dtypes and shapes of what it reads from outside.
+    """One graph of a host step with its plans, found by the dtypes and shapes of what it reads from outside."""
 
-    What it declares as its inputs, `formals`, is handed in at each run; what it captures, once per run of the host step.
-    """
-
-    def __init__(self, control: Control, attribute: str) -> None:
-        graph = control.graph(attribute)
-        formals = [i.name for i in graph.input]
-        origin = control.node.origin[0] if control.node.origin else control.proto.op_type
-        self.name = f"{origin}/{attribute}"
+    def __init__(self, control: Control, attribute: str, roles: Roles | None = None) -> None:
+        self.inner = inner = Inner(control, attribute)
+        self.name = inner.name
         self.why = ""
         """Why the evaluator ran it; empty where it never did."""
         self.failed = False
         """Whether that was because it could not be compiled."""
         self.compiles = 0
         self.turns = 0
-        """How often its plans ran."""
+        """How often it ran as a plan."""
         self.lock = threading.Lock()
-        self._control = control
-        self._parts = split(graph)
-        read, outer = self._parts.read, {n: i for i, n in enumerate(control.names) if n and n not in formals}
-        self._fixed = {n: i for n, i in outer.items() if n in read and i in control.constants}
-        varying = {n: i for n, i in outer.items() if n in read and i not in control.constants}
-        self.formal_places = tuple(i for i, n in enumerate(formals) if n in read)
-        self.outer_places = tuple(varying.values())
-        self.names = (*(formals[i] for i in self.formal_places), *varying)
-        self.wanted = self._parts.made
-        places = {n: i for i, n in enumerate(formals)}
-        made = {n: i for i, n in enumerate(self.wanted)}
+        self.leaps = None if roles is None else Leaps(inner, roles)
+        formals = inner.formals
+        self.formal_places = tuple(i for i, n in enumerate(formals) if n in inner.parts.read)
+        self.names = (*(formals[i] for i in self.formal_places), *inner.varying)
+        self.wanted = inner.parts.made
+        made, handed = ({n: i for i, n in enumerate(names)} for names in (self.wanted, formals))
         self.sources = [
-            (o.constant, made.get(o.name), places.get(o.name), outer.get(o.name)) for o in self._parts.outputs
+            (o.constant, made.get(o.name), handed.get(o.name), inner.outer.get(o.name)) for o in inner.parts.outputs
         ]
         """Of each output the constant that it is, or its place among what is made, handed in, or captured."""
-        self._has_many = count_nodes(graph) >= FEW_NODES
-        self._is_repeated = bool(formals)
+        self._has_many = count_nodes(control.graph(attribute)) >= FEW_NODES
+        self._is_repeated = roles is not None
         self._is_told = False
         self._plans: OrderedDict[Key, RunBody | None] = OrderedDict()
         self._general: dict[tuple[tuple[int, int], ...], _General] = {}
+
+    def forget_locks(self) -> None:
+        """In the child of a fork: a lock may be held by a thread that is not here."""
+        self.lock = threading.Lock()
+        if self.leaps is not None:
+            self.leaps.lock = threading.Lock()
 
     def bind(self, inputs: Sequence[object]) -> BoundBody:
         """The body for one run of the host step. NotCompiled where the evaluator is to run that."""
@@ -155,7 +114,7 @@ class Body:
         if before is not None and changes:
             general.sizes.see(before)
         general.sizes.see(key)
-        kept = max(1, min(KEPT, PLAN_BYTES // max(1, self._weight_bytes(inputs))))
+        kept = max(1, min(KEPT, PLAN_BYTES // max(1, self.inner.weight_bytes(inputs))))
         is_due = (changes or self.compiles >= kept) and not general.failed
         if is_due and (run := self._compiled(inputs, values, general.sizes.pattern())) is not None:
             general.run = run
@@ -167,15 +126,9 @@ class Body:
         self._plans[key] = run
         return run
 
-    def _weight_bytes(self, inputs: Sequence[object]) -> int:
-        """What a plan of the graph holds at least."""
-        fixed = [inputs[i] for i in self._fixed.values()]
-        return int(self._parts.graph.ByteSize()) + sum(v.nbytes for v in fixed if isinstance(v, np.ndarray))
-
     def _is_worth(self, inputs: Sequence[object], values: Sequence[Array]) -> bool:
-        fixed = [v for i in self._fixed.values() if isinstance(v := inputs[i], np.ndarray)]
-        sizes = [v.size for v in (*values, *fixed)]
-        has_much = max((*sizes, *constant_sizes(self._parts.graph)), default=0) > FEW_ELEMENTS
+        sizes = [v.size for v in (*values, *self.inner.constants(inputs).values())]
+        has_much = max((*sizes, *constant_sizes(self.inner.parts.graph)), default=0) > FEW_ELEMENTS
         return has_much or (self._is_repeated and self._has_many)
 
     def _compiled(
@@ -185,22 +138,19 @@ class Body:
         if self.compiles >= MOST_COMPILES:
             self.why = f"it was compiled for {MOST_COMPILES} shapes before"
             return None
-        constants = {n: v for n, i in self._fixed.items() if isinstance(v := inputs[i], np.ndarray)}
-        if len(constants) < len(self._fixed) or not self._is_worth(inputs, values):
+        constants = self.inner.constants(inputs)
+        if len(constants) < len(self.inner.fixed) or not self._is_worth(inputs, values):
             self.why = "it is too small to be worth compiling"
             return None
         self.compiles += 1
         graph = onnx.GraphProto()
-        graph.CopyFrom(self._parts.graph)
+        graph.CopyFrom(self.inner.parts.graph)
         graph.name = self.name
         given = dict(zip(self.names, zip(values, shapes, strict=True), strict=True))
         for name, (value, shape) in (given | {n: (v, v.shape) for n, v in constants.items()}).items():
-            graph.input.append(
-                onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), shape)
-            )
-        opsets = [onnx.helper.make_opsetid(d, v) for d, v in self._control.node.attr("opsets")]
+            graph.input.append(input_of(name, value, shape))
         try:
-            return self._control.compile_body(onnx.helper.make_model(graph, opset_imports=opsets), constants)
+            return self.inner.compile(onnx.helper.make_model(graph, opset_imports=self.inner.opsets), constants)
         except FusecError as e:
             self.why, self.failed = str(e), True
             return None
@@ -212,7 +162,7 @@ class BoundBody:
     def __init__(self, body: Body, inputs: Sequence[object]) -> None:
         self._body = body
         self._inputs = inputs
-        self._outer = [_tensor(body, inputs[i]) for i in body.outer_places]
+        self._outer = [_tensor(body, inputs[i]) for i in body.inner.varying.values()]
         self._outer_key = [(v.dtype.num, v.shape) for v in self._outer]
         self._key: Key | None = None
         self._run: RunBody | None = None
@@ -228,8 +178,7 @@ class BoundBody:
             if key != self._key or self._run is None:
                 self._run = body.plan(key, self._key, self._inputs, values)
                 self._key = key
-            made = self._made(self._run, dict(zip(body.names, values, strict=True)))
-            body.turns += 1
+            made = self.run(self._run, dict(zip(body.names, values, strict=True)), body.wanted)
         return [
             constant
             if constant is not None
@@ -241,14 +190,22 @@ class BoundBody:
             for constant, made_at, formal, outer in body.sources
         ]
 
-    def _made(self, run: RunBody, feeds: dict[str, Any]) -> list[Any]:
+    def find_leap(self, given: Sequence[Any], outputs: Sequence[Any]) -> Leap | None:
+        """Several turns in one go, like the one that was given and made these; None where they must run one by one."""
+        leaps = self._body.leaps
+        return None if leaps is None else leaps.find(given, outputs, self._inputs, self.run)
+
+    def run(self, plan: RunBody, feeds: dict[str, Any], wanted: Sequence[str], turns: int = 1) -> list[Any]:
+        """What a plan makes. NotCompiled where the evaluator is to run the host step, ExecutionError where it fails."""
         body = self._body
         try:
-            return run(feeds, body.wanted)
+            made = plan(feeds, wanted)
         except InputError as e:  # shapes that are not as the model declares: the evaluator does not mind, or says so
             raise body.refuse(str(e)) from e
         except ExecutionError as e:
             raise ExecutionError(f"{body.name}: {e.message}", hint=e.hint, node=e.node or body.name, op=e.op) from e
+        body.turns += turns
+        return made
 
 
 @dataclass(eq=False)

@@ -8,8 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 import onnx
 
-from fusec.host.bodies import Body, Control
+from fusec.host.bodies import Body
+from fusec.host.inner import Control
 from fusec.host.loops import run_batched_scan, run_loop, run_scan, scanning
+from fusec.host.unroll import Roles
 
 WRONG = (ValueError, TypeError, LookupError)
 """What a damaged node, or values that do not fit it, raise here."""
@@ -52,16 +54,17 @@ class CompiledLoop:
     """A Loop."""
 
     def __init__(self, control: Control) -> None:
-        self.bodies: tuple[Body, ...] = (Body(control, "body"),)
         self._inputs = len(control.proto.input)
         self._scanned = _scanned(control, self._inputs - 1)
+        self.bodies: tuple[Body, ...] = (Body(control, "body", Roles(self._inputs - 2, is_loop=True)),)
 
     def __call__(self, inputs: Sequence[object]) -> list[Any]:
         """The final carried values, then what was scanned."""
         (body,) = self.bodies
         trips, condition, *carried = inputs[: self._inputs]
         try:
-            return _own(run_loop(body.bind(inputs), trips, condition, carried, self._scanned), inputs)
+            turn = body.bind(inputs)
+            return _own(run_loop(turn, trips, condition, carried, self._scanned, turn.find_leap), inputs)
         except WRONG as e:  # the evaluator says it in its own words
             raise body.refuse(str(e)) from e
 
@@ -70,19 +73,21 @@ class CompiledScan:
     """A Scan, of opset 8 as well."""
 
     def __init__(self, control: Control) -> None:
-        self.bodies: tuple[Body, ...] = (Body(control, "body"),)
         self._inputs = len(control.proto.input)
         self._run = run_batched_scan if dict(control.node.attr("opsets")).get("", 1) < 9 else run_scan
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in control.proto.attribute}
         self._scan = scanning(attributes)
         first = 1 if self._run is run_batched_scan else 0
-        self._scanned = _scanned(control, self._inputs - first - self._scan.count)
+        states = self._inputs - first - self._scan.count
+        self._scanned = _scanned(control, states)
+        self.bodies: tuple[Body, ...] = (Body(control, "body", Roles(states, is_loop=False)),)
 
     def __call__(self, inputs: Sequence[object]) -> list[Any]:
         """The final states, then what was scanned."""
         (body,) = self.bodies
         try:
-            return _own(self._run(body.bind(inputs), inputs[: self._inputs], self._scan, self._scanned), inputs)
+            turn = body.bind(inputs)
+            return _own(self._run(turn, inputs[: self._inputs], self._scan, self._scanned, turn.find_leap), inputs)
         except WRONG as e:  # the evaluator says it in its own words
             raise body.refuse(str(e)) from e
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,20 +17,46 @@ Turn = Callable[[list[Any]], Sequence[Any]]
 """Runs the body once: the values of its inputs in order -> those of its outputs."""
 
 
+class Leap(Protocol):
+    """Runs the body several times: the number of the first turn, states and slices -> states and rows."""
+
+    turns: int
+
+    def __call__(self, done: int, states: list[Any], slices: list[Any], /) -> tuple[list[Any], list[Any]]: ...  # noqa: D102
+
+
+FindLeap = Callable[[Sequence[Any], Sequence[Any]], Leap | None]
+"""From what the first turn was given and what it made; None where the body must run turn by turn."""
+
+
 def run_loop(
-    turn: Turn, trips: Any, condition: Any, carried: Sequence[Any], scanned: Sequence[onnx.TypeProto]
+    turn: Turn,
+    trips: Any,
+    condition: Any,
+    carried: Sequence[Any],
+    scanned: Sequence[onnx.TypeProto],
+    find_leap: FindLeap | None = None,
 ) -> list[Any]:
-    """The final carried values, then what was scanned, stacked; `scanned` are the types that are declared
-    for the latter, for a loop without turns."""
+    """The final carried values, then what was scanned, stacked; `scanned` are the types that are declared of the latter.
+
+    `find_leap` is asked after the first turn of a loop whose end is known, if it is given.
+    """
     states, rows = list(carried), [list[Any]() for _ in scanned]
     limit = None if trips is None else int(_only(trips))
-    going, done = condition is None or bool(_only(condition)), 0
+    going, done, leap = condition is None or bool(_only(condition)), 0, None
     while going and (limit is None or done < limit):
-        outputs = turn([np.array(done, np.int64), np.array(True), *states])
+        if leap is not None and limit is not None and limit - done >= leap.turns:
+            states, made = leap(done, states, [])
+            _extend(rows, made)
+            done += leap.turns
+            continue
+        given = [np.array(done, np.int64), np.array(True), *states]
+        outputs = turn(given)
         going, done = bool(_only(outputs[0])), done + 1
         states = list(outputs[1 : 1 + len(states)])
-        for row, new in zip(rows, outputs[1 + len(states) :], strict=True):
-            row.append(new)
+        _extend(rows, [np.asarray(new)[None] for new in outputs[1 + len(states) :]])
+        if done == 1 and limit is not None and going and find_leap is not None:
+            leap = find_leap(given, outputs)
     return [*states, *_stacked(rows, scanned)]
 
 
@@ -60,7 +86,13 @@ def scanning(attributes: Mapping[str, Any]) -> Scanning:
     )
 
 
-def run_scan(turn: Turn, args: Sequence[Any], scan: Scanning, scanned: Sequence[onnx.TypeProto]) -> list[Any]:
+def run_scan(
+    turn: Turn,
+    args: Sequence[Any],
+    scan: Scanning,
+    scanned: Sequence[onnx.TypeProto],
+    find_leap: FindLeap | None = None,
+) -> list[Any]:
     """The final states, then what was scanned. ValueError where the scanned inputs differ in length."""
     states, inputs = list(args[: len(args) - scan.count]), args[len(args) - scan.count :]
     sources = [np.ascontiguousarray(np.moveaxis(v, a, 0)) if a else v for v, a in _with(inputs, scan.input_axes)]
@@ -69,16 +101,30 @@ def run_scan(turn: Turn, args: Sequence[Any], scan: Scanning, scanned: Sequence[
     if len(lengths) > 1:
         raise ValueError(f"the scanned inputs differ in length: {sorted(lengths)}")
     rows: list[list[Any]] = [[] for _ in scanned]
-    for t in range(min(lengths, default=0)):
-        outputs = turn([*states, *[v[t, ...] for v in sources]])
-        states = list(outputs[: len(states)])
-        for row, new in zip(rows, outputs[len(states) :], strict=True):
-            row.append(new)
-    made = [v[::-1] if back else v for v, back in _with(_stacked(rows, scanned), scan.output_directions)]
-    return [*states, *(np.moveaxis(v, 0, a) for v, a in _with(made, scan.output_axes))]
+    length, done, leap = min(lengths, default=0), 0, None
+    while done < length:
+        if leap is not None and length - done >= leap.turns:
+            states, made = leap(done, states, [v[done : done + leap.turns] for v in sources])
+            _extend(rows, made)
+            done += leap.turns
+            continue
+        given = [*states, *[v[done, ...] for v in sources]]
+        outputs = turn(given)
+        states, done = list(outputs[: len(states)]), done + 1
+        _extend(rows, [np.asarray(new)[None] for new in outputs[len(states) :]])
+        if done == 1 and find_leap is not None:
+            leap = find_leap(given, outputs)
+    stacked = [v[::-1] if back else v for v, back in _with(_stacked(rows, scanned), scan.output_directions)]
+    return [*states, *(np.moveaxis(v, 0, a) for v, a in _with(stacked, scan.output_axes))]
 
 
-def run_batched_scan(turn: Turn, args: Sequence[Any], scan: Scanning, scanned: Sequence[onnx.TypeProto]) -> list[Any]:
+def run_batched_scan(
+    turn: Turn,
+    args: Sequence[Any],
+    scan: Scanning,
+    scanned: Sequence[onnx.TypeProto],
+    find_leap: FindLeap | None = None,
+) -> list[Any]:
     """Opset 8: a batch in front of everything, each of a length of its own; what is behind that stays zero."""
     lengths, values = args[0], args[1:]
     states = len(values) - scan.count
@@ -86,7 +132,7 @@ def run_batched_scan(turn: Turn, args: Sequence[Any], scan: Scanning, scanned: S
     for b in range(len(values[0])):
         length = None if lengths is None else int(lengths[b])
         row = [v[b, ...] if i < states else v[b, :length] for i, v in enumerate(values)]
-        rows.append(run_scan(turn, row, scan, scanned))
+        rows.append(run_scan(turn, row, scan, scanned, find_leap))
     whole = values[states].shape[1]
     return [
         np.stack([r if i < states else _lengthened(r, whole) for r in column])
@@ -98,10 +144,16 @@ def _only(x: Any) -> Any:
     return np.asarray(x).reshape(-1)[0]
 
 
+def _extend(rows: Sequence[list[Any]], made: Sequence[Any]) -> None:
+    for row, new in zip(rows, made, strict=True):
+        row.append(new)
+
+
 def _stacked(rows: Sequence[list[Any]], types: Sequence[onnx.TypeProto]) -> list[Array]:
     kinds = declared(types)
     return [
-        np.stack(row) if row else np.zeros((0, *shape), dtype) for row, (dtype, shape) in zip(rows, kinds, strict=True)
+        np.concatenate(row) if row else np.zeros((0, *shape), dtype)
+        for row, (dtype, shape) in zip(rows, kinds, strict=True)
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -11,10 +10,11 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from fusec.errors import ExecutionError, FusecError, UnsupportedError
-from fusec.host.bodies import Body, CompileBody, Control, NotCompiled
+from fusec.host.bodies import Body
 from fusec.host.compiled import compile_function
 from fusec.host.control_plans import compiled_control
 from fusec.host.evaluator import can_run, own_ops
+from fusec.host.inner import CompileBody, Control, NotCompiled
 from fusec.host.proto import read_proto
 from fusec.ir.graph import Node
 from fusec.ir.types import TensorType
@@ -92,7 +92,7 @@ class HostRunner:
     def forget_locks(self) -> None:
         """In the child of a fork: a lock may be held by a thread that is not here."""
         for body in self.bodies:
-            body.lock = threading.Lock()
+            body.forget_locks()
 
     def _check_functions(self) -> None:
         """UnsupportedError where a users' function is missing, CompileError where one cannot be compiled."""

@@ -106,6 +106,11 @@ def declared(types: Sequence[onnx.TypeProto]) -> list[tuple[np.dtype[Any], tuple
     return out
 
 
+def has_graphs(node: onnx.NodeProto) -> bool:
+    """Whether a node runs graphs of its own."""
+    return any(True for _ in _subgraphs(node))
+
+
 def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     for a in node.attribute:
         if a.HasField("g"):

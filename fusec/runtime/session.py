@@ -28,7 +28,7 @@ from fusec.runtime.workers import check_workers, default_workers
 
 if TYPE_CHECKING:
     from fusec.cache import ObjectCache
-    from fusec.host.bodies import CompileBody
+    from fusec.host.inner import CompileBody
 
 Array = npt.NDArray[Any]
 

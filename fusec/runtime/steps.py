@@ -22,7 +22,8 @@ from fusec.runtime.inputs import Symbols, describe_type
 from fusec.runtime.weights import Weights
 
 if TYPE_CHECKING:
-    from fusec.host.bodies import Body, CompileBody
+    from fusec.host.bodies import Body
+    from fusec.host.inner import CompileBody
     from fusec.host.run import HostRunner
 
 Array = npt.NDArray[Any]

@@ -15,7 +15,8 @@ import fusec
 from fusec.api import Options, compile_plan
 from fusec.errors import CompileError, ExecutionError
 from fusec.frontend.read import read_model
-from fusec.host.bodies import FEW_NODES, KEPT, CompileBody
+from fusec.host.bodies import FEW_NODES, KEPT
+from fusec.host.inner import CompileBody
 from fusec.host.run import HostRunner
 from fusec.plan.plan import HostStep
 from fusec.trace import Trace
@@ -203,7 +204,9 @@ def test_heavy_weights_are_held_once_and_once_for_all_shapes(monkeypatch: pytest
 def test_the_evaluator_runs_what_cannot_be_compiled_or_is_small() -> None:
     compiler = Compiler(two_sided(), CompileError("not today"))
     run, x = compiler.runner(), data()
-    with pytest.warns(RuntimeWarning, match="choice/then_branch runs on the reference implementation.*not today") as said:
+    with pytest.warns(
+        RuntimeWarning, match="choice/then_branch runs on the reference implementation.*not today"
+    ) as said:
         for _ in range(3):
             got = run(compiler.inputs(c=np.array(True), x=x))
             np.testing.assert_allclose(got[0], in_numpy(x, 5).sum().reshape(1, 1), rtol=1e-5, atol=1e-6)

@@ -10,10 +10,12 @@ import numpy as np
 
 from bench.gpu.checks import as_wide, open_session, templates_of
 from bench.gpu.lab import Lab
-from bench.gpu.models import TOLERANCE, Array, Decoder, Made, chain, decoder, gemm, lstm, mlp
+from bench.gpu.models import TOLERANCE, Decoder, Made, chain, decoder, gemm, lstm, mlp
 from bench.gpu.rivals import Running, cublas, torch_rivals
 from fusec.measure.accuracy import compare
 from fusec.measure.rounds import measure
+from fusec.runtime.device.arrays import DeviceArray
+from fusec.runtime.device.session import DeviceSession
 
 FUSED, AGAIN = "fusec", "again"
 
@@ -127,16 +129,11 @@ def _fusec(lab: Lab, made: Made, notes: list[str], fuse: bool = True, passes: st
     if told:
         steps = [len(getattr(s, "calls", ())) for s in session.plan.steps]
         notes.append(f"{sum(steps)} kernels in {len(steps)} steps; {', '.join(templates_of(session))}")
-    feeds: dict[str, Any] = {n: _on_device(lab, session, a) for n, a in made.feeds.items()}
+    assert isinstance(session, DeviceSession)
+    feeds = {n: DeviceArray.of(session.opened, a) for n, a in made.feeds.items()}
     last: list[Any] = []
 
     def run() -> None:
-        last[:] = session.run_list(feeds)
+        last[:] = session.run_list(feeds, on_device=True)
 
     return Running(run, lambda: [np.asarray(x) for x in last])
-
-
-def _on_device(lab: Lab, session: Any, array: Array) -> Any:
-    """An input where the session finds it without a copy."""
-    del lab, session
-    return array

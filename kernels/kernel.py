@@ -28,7 +28,8 @@ class StageTiling:
     """How one stage is emitted.
 
     `template` is "nest" (a loop nest, vectorised along `lane`, a stage or a fold axis, or scalar where it is "") or
-    "contract" (register tiles of `rows` by `vectors` vector registers; the lane is the last axis of the stage).
+    "contract" (register tiles of `rows` by `vectors` vector registers; the lane is the last axis of the stage;
+    where it is the last fold axis, the tile has `vectors` columns, and vectors lie along the sum).
     """
 
     template: str

@@ -50,6 +50,11 @@ class Layout:
         return Layout((*batch, Factor(rank - 1, width), Factor(rank - 2), Factor(rank - 1, width, True)))
 
     @staticmethod
+    def columns(rank: int) -> Layout:
+        """The last two dimensions exchanged: each column is contiguous."""
+        return Layout((*(Factor(d) for d in range(rank - 2)), Factor(rank - 1), Factor(rank - 2)))
+
+    @staticmethod
     def parse(text: str) -> Layout:
         """Read what `str` wrote. ValueError otherwise."""
         factors = []

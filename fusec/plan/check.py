@@ -87,6 +87,8 @@ def _check_stage(p: TileProgram, stage: Stage, t: StageTiling, device: str) -> N
 def _is_known(layout: Layout, rank: int) -> bool:
     if layout == Layout.row_major(rank):
         return True
+    if rank >= 2 and layout == Layout.columns(rank):
+        return True
     width = layout.factors[-1].block if layout.factors else 0
     return rank >= 2 and 0 < width <= MOST_WIDTH and layout == Layout.panels(rank, width)
 

@@ -19,6 +19,7 @@ from fusec.kernels.kernel import Guard, Kernel, StageTiling, Tiling, loads_of
 from fusec.kernels.layout import Layout
 from fusec.target import Isa, Target
 from fusec.tile.program import Stage, TileProgram
+from fusec.tiling.dots import dots
 from fusec.tiling.lane import best_lane, points_at_once
 from fusec.tiling.stream import streamed
 from fusec.tiling.tiles import tile_extents
@@ -57,6 +58,8 @@ def menu(program: TileProgram, target: Target, calls: Iterable[Mapping[str, Exte
     isa = backend.host_memory(target.kind).isa(target.level)
     forms = [contraction(s) for s in program.stages]
     calls = list(calls)
+    if (few := dots(program, forms, isa, calls)) is not None:
+        return _few_columns(program, forms, isa, *few)
     tile_shape = _register_tile(isa, [n for f in forms if f is not None for n in _columns(program, f, calls)])
     layouts = _layouts(program, forms, isa, tile_shape[1])
     out = []
@@ -67,6 +70,25 @@ def menu(program: TileProgram, target: Target, calls: Iterable[Mapping[str, Exte
         )
         stages, tile = streamed(program, stages) or (stages, tile_extents(program, stages, forms))
         out.append(Kernel(program, Tiling(tile, stages, layouts, choice.guard)))
+    return tuple(out)
+
+
+def _few_columns(
+    program: TileProgram,
+    forms: Sequence[Contraction | None],
+    isa: Isa,
+    product: StageTiling,
+    layout: Layout | None,
+    guard: Guard | None,
+) -> tuple[Kernel, ...]:
+    """The kernel for the columns that all calls have, and one of loop nests for any other number."""
+    operands = [panel_load(f) for f in forms if f is not None]
+    layouts = tuple((o, layout) for o in operands if o is not None and layout is not None)
+    plain = [_nest(program, s, isa) for s in program.stages]
+    some = tuple(product if f is not None else nest for f, nest in zip(forms, plain, strict=True))
+    out = [Kernel(program, Tiling(tile_extents(program, some, forms), some, layouts, guard))]
+    if guard is not None:
+        out.append(Kernel(program, Tiling(tile_extents(program, plain, forms), tuple(plain), layouts)))
     return tuple(out)
 
 
@@ -153,8 +175,7 @@ def _stage(
     layouts: Mapping[str, Layout],
 ) -> StageTiling:
     if form is None:
-        lane = best_lane(program, stage, isa)
-        return StageTiling("nest", lane, points_at_once(program, stage, lane, isa))
+        return _nest(program, stage, isa)
     most, vectors = tile_shape
     rows = _rows(program, form, choice, most)
     n = program.axis[form.n].extent
@@ -164,6 +185,11 @@ def _stage(
         # one row: copying B into panels first would take longer than the product
         return StageTiling("nest", best_lane(program, stage, isa))
     return StageTiling("contract", form.n, rows, vectors)
+
+
+def _nest(program: TileProgram, stage: Stage, isa: Isa) -> StageTiling:
+    lane = best_lane(program, stage, isa)
+    return StageTiling("nest", lane, points_at_once(program, stage, lane, isa))
 
 
 def _rows(program: TileProgram, form: Contraction, choice: Choice, most: int) -> int:

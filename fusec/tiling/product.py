@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fusec.ir.dim import Dim, Extent, ceildiv, floordiv, maximum, minimum, product, symbols_of
+from fusec.ir.dim import Dim, Extent, ceildiv, floordiv, linear, maximum, minimum, product, symbols_of
 from fusec.ir.expr import Load
 from fusec.kernels.cpu.contract_form import Contraction, direct_load, panel_load
 from fusec.kernels.kernel import StageTiling
@@ -40,6 +40,11 @@ GEMV_COLUMNS = 64
 """Columns of a vector-matrix product's tile at least."""
 GEMV_WEIGHTS = 16 << 10
 """Weights that a tile of a vector-matrix product reads: few, so that even a small layer can be split."""
+NARROW_GROUP = 16
+"""Channels of a group up to which all groups are one tile: a line of memory holds those of several, and the pixels of one
+group alone, far apart as they are, meet in few sets of the first level cache."""
+GROUPED_ROWS = 24
+"""Rows of such a tile: its pixels stay in the first level cache for all groups."""
 PANEL_ELEMENTS = 64 << 10
 """Elements of the locals of a chain's tile: 256 KiB, in the second level cache with the weights going past."""
 MORE_ROWS = 132
@@ -61,12 +66,31 @@ def product_tiles(
     has_columns = any(f.n in names for _, f in products)
     share = _rows(program, form, rows, depth, has_columns)
     out: dict[str, Extent] = {a.name: 1 for a in program.axes}
+    side = _side_by_side(program, form)
+    if side and len(products) == 1:
+        narrow = minimum(1, floordiv(NARROW_GROUP, maximum(1, form.k.extent)))
+        out[side] = 1 + narrow * (program.axis[side].extent - 1)
+        few = max(1, GROUPED_ROWS // rows) * rows
+        share = share - narrow * maximum(0, share - few)
     for _, f in products:
         if f.m in out:
             out[f.m] = share if f.m == form.m else _rows(program, f, rows, depth, has_columns)
         if f.n in out:
             out[f.n] = _columns(program, tiling, form, depth, share)
     return tuple(out.items())
+
+
+def _side_by_side(program: TileProgram, form: Contraction) -> str:
+    """The batch axis of groups whose channels lie side by side in each pixel; "" where there is none."""
+    load = direct_load(form.left)
+    if load is None or not form.taps or not form.m or form.m not in {a.name for a in program.axes}:
+        return ""
+    groups = [a.name for a in program.axes if a.name in form.batch]
+    split = linear(load[1][-1], [form.k.name, *groups])
+    for a in groups:
+        if split is not None and split[1].get(form.k.name) == 1 and split[1].get(a) == form.k.extent:
+            return a
+    return ""
 
 
 def _columns(program: TileProgram, tiling: StageTiling, form: Contraction, depth: Extent, rows: Extent) -> Extent:

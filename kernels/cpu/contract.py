@@ -9,6 +9,7 @@ reads them (see contract_epilogue.py for where results go).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -18,6 +19,7 @@ from fusec.ir.types import DType
 from fusec.kernels.cpu.builder import Value
 from fusec.kernels.cpu.context import Context
 from fusec.kernels.cpu.contract_context import ContractContext
+from fusec.kernels.cpu.contract_dots import DotShape, add_up, emit_dot_taps, emit_dots
 from fusec.kernels.cpu.contract_epilogue import Epilogue
 from fusec.kernels.cpu.contract_form import Contraction, contraction
 from fusec.kernels.cpu.contract_panels import RightSide
@@ -70,14 +72,20 @@ class _Contract:
         self.form = form
         lanes = ctx.isa.lanes * 4 // form.dtype.itemsize
         rows = tiling.rows if form.m else 1
-        self.shape = TileShape(rows, tiling.vectors, lanes, register_type(form.dtype), ctx.isa.fma)
+        self.dots = tiling.vectors if tiling.lane == form.k.name else 0
+        """Columns, where both sides are vectors along the sum (contract_dots.py)."""
+        self.shape = (
+            DotShape(rows, 1, lanes, register_type(form.dtype), ctx.isa.fma)
+            if self.dots
+            else TileShape(rows, tiling.vectors, lanes, register_type(form.dtype), ctx.isa.fma)
+        )
         self.s = ContractContext(ctx, form, self.shape)
         self.span = self.shape.width * self.shape.panels
         self.chunk = 1
         if form.m:
             self.chunk = CHUNK_ROWS // rows * rows if rows > 1 else FEW_ROWS
         self.left = LeftSide(self.s, self.chunk)
-        self.right = RightSide(self.s)
+        self.right = RightSide(self.s, along_sum=self.dots > 0)
         self.deep = self.left.is_deep() if self.right.is_stored else 0
         group = max(1, GROUP_COLUMNS // self.span) * self.span
         pitch = group + group * (DEEP_GROUPS - 1) * minimum(1, self.deep)
@@ -87,17 +95,36 @@ class _Contract:
     def emit(self) -> None:
         """Batch axes outermost."""
         self.left.prepare()
-        self._batches(self.form.batch)
+        if self.form.m and self.form.batch and self.left.is_shared():
+            self._shared()
+        else:
+            self._batches(self.form.batch, self._chunks)
 
-    def _batches(self, axes: Sequence[str]) -> None:
+    def _shared(self) -> None:
+        """Chunks outermost: all batch indices share what tells where their rows lie."""
+        b = self.b
+        low, high = self.ctx.bounds(self.form.m)
+        with b.loop(low, high, self.chunk, hint="chunk") as loop, ExitStack() as stack:
+            end = b.smin(b.add(loop.index, b.i64(self.chunk)), high)
+            self.s.bind("chunk", loop.index)
+            stack.enter_context(self.s.range(self.form.m, loop.index, end))
+            first = {a: self.ctx.bounds(a)[0] for a in self.form.batch}
+            with ExitStack() as there:
+                for a, at in first.items():
+                    self.s.batch[a] = at
+                    there.enter_context(self.s.range(a, at, b.add(at, b.i64(1))))
+                rows = self.left.rows(loop.index, end)
+            self._batches(self.form.batch, lambda: self._columns(self.left.moved(rows, first), loop.index, end))
+
+    def _batches(self, axes: Sequence[str], inside: Callable[[], None]) -> None:
         if not axes:
-            self._chunks()
+            inside()
             return
         low, high = self.ctx.bounds(axes[0])
         with self.b.loop(low, high, hint=axes[0]) as loop:
             self.s.batch[axes[0]] = loop.index
             with self.s.range(axes[0], loop.index, self.b.add(loop.index, self.b.i64(1))):
-                self._batches(axes[1:])
+                self._batches(axes[1:], inside)
 
     def _chunks(self) -> None:
         b = self.b
@@ -215,11 +242,29 @@ class _Contract:
         ahead: Sequence[Value],
     ) -> list[Value]:
         b, shape = self.b, self.shape
+        if self.dots:
+            return self._dots(rows, steps, panels[0], m, span)
         if rows.taps is not None:
             table = b.gep(rows.pointer, b.sub(m, span[0]), "i64")
-            return emit_taps(b, shape, table, rows.row, rows.taps, rows.step, panels, rows.depth, start, ahead)
+            return emit_taps(
+                b, shape, table, rows.row, rows.taps, rows.step, panels, rows.depth, start, ahead, rows.shift
+            )
         pointers = self._pointers(rows, steps, m, span[1])
         return emit_tile(b, shape, pointers, rows.step, panels, b.i64(shape.width), rows.depth, start, ahead)
+
+    def _dots(
+        self, rows: Rows, steps: Sequence[Value], base: Value, m: Value, span: tuple[Value, Value]
+    ) -> list[Value]:
+        b, shape, columns = self.b, self.shape, self.dots
+        _, stride = self.right.along_sum()
+        if rows.taps is not None:
+            table = b.gep(rows.pointer, b.sub(m, span[0]), "i64")
+            totals = emit_dot_taps(b, shape, columns, table, rows.row, rows.taps, base, stride, rows.depth, rows.shift)
+        else:
+            pointers = self._pointers(rows, steps, m, span[1])
+            zeros = [shape.zero] * (shape.rows * columns)
+            totals = emit_dots(b, shape, columns, pointers, base, stride, rows.depth, zeros)
+        return add_up(b, shape, columns, totals)
 
     def _sums(self, places: Callable[[], Sequence[Value]], at: Value | None) -> list[Value]:
         """What a register tile starts from: zeros, or the sums of the blocks before."""

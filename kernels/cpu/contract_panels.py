@@ -30,11 +30,12 @@ class _Stored:
 class RightSide:
     """B, at any batch index and column."""
 
-    def __init__(self, state: ContractContext) -> None:
+    def __init__(self, state: ContractContext, along_sum: bool = False) -> None:
         self.s = state
-        self._stored = self._lies_in_panels()
+        self._stored = None if along_sum else self._lies_in_panels()
+        self._in_place = along_sum
         size = state.form.depth * (state.shape.width * state.shape.panels * state.form.dtype.itemsize)
-        self._room = None if self._stored else state.ctx.scratch(size)
+        self._room = None if self._stored or along_sum else state.ctx.scratch(size)
 
     def _lies_in_panels(self) -> _Stored | None:
         form, ctx = self.s.form, self.s.ctx
@@ -62,6 +63,8 @@ class RightSide:
     def panels(self, n: Value, n_end: Value) -> list[Value]:
         """The panels from column n on, as many as a register tile takes; those past the end repeat the last one."""
         s, b, shape = self.s, self.s.b, self.s.shape
+        if self._in_place:
+            return [self.along_sum()[0]]
         if self._stored is not None:
             return self._stored_panels(self._stored, n)
         if self._room is None:
@@ -74,6 +77,13 @@ class RightSide:
             place = b.gep(self._room, b.mul(loop.index, size), shape.element)
             self._pack(place, b.add(n, b.mul(loop.index, b.i64(shape.width))), n_end)
         return [b.gep(self._room, b.mul(b.i64(p), size), shape.element) for p in range(shape.panels)]
+
+    def along_sum(self) -> tuple[Value, Value]:
+        """The first column of B and the distance to the next one, where columns are contiguous along the sum."""
+        found = self._transposed()
+        if found is None:
+            raise BugError(f"{self.s.ctx.program.name}: the columns of B are not contiguous")
+        return found
 
     def _stored_panels(self, stored: _Stored, n: Value) -> list[Value]:
         s, b, width = self.s, self.s.b, self.s.shape.width

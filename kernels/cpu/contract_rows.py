@@ -7,7 +7,7 @@ zeros. Anything that is no plain load is computed into scratch first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fusec.errors import BugError
@@ -54,6 +54,8 @@ class Rows:
     count: Value
     block: Value
     products: Value
+    shift: Value | None = None
+    """Elements that every address of the table is to be moved by: one table serves several batch indices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ class LeftSide:
         source = self._source(self.s.form.left)
         if source is None or source.inside is None:
             return
-        size = product(a.extent for a in source.dense) * self.s.form.dtype.itemsize
+        size = (product(a.extent for a in source.dense) + self._reach(source)) * self.s.form.dtype.itemsize
         self._zeros = self.s.ctx.scratch(size)
         b = self.s.b
         b.call_void("llvm.memset.p0.i64", self._zeros, Value("i8", "0"), self.s.ctx.slot(size), Value("i1", "false"))
@@ -96,6 +98,36 @@ class LeftSide:
             pointer = self.s.pointer(source.storage.pointer, affine[0])
             return self._rows(source, pointer, self.s.value(affine[1].get(self.s.form.m, 0)))
         return self._tabulated(source, m, m_end)
+
+    def is_shared(self) -> bool:
+        """Whether one table serves all batch indices of a tile, since these only move its addresses."""
+        source = self._source(self.s.form.left)
+        return source is not None and self._is_table(source) and bool(self._moves(source))
+
+    def _moves(self, source: _Source) -> dict[str, Extent]:
+        """How far each batch axis moves the addresses; empty where they do not move as one."""
+        axes, own = self.s.form.batch, {self.s.form.m, *(a.name for a in source.taps)}
+        split = linear(source.offset, axes)
+        if split is None or (source.inside is not None and axes_of(source.inside) & set(axes)):
+            return {}
+        return {} if any(symbols_of(x) & own for x in split[1].values()) else split[1]
+
+    def _reach(self, source: _Source) -> Extent:
+        """How far addresses are moved at most: rows of zeros reach as far."""
+        total: Extent = 0
+        for a, step in self._moves(source).items():
+            total = total + step * (self.s.most(a) - 1)
+        return total
+
+    def moved(self, rows: Rows, since: Mapping[str, Value]) -> Rows:
+        """The rows at the current batch index, of a table that was made at another one."""
+        source, b, s = self._source(self.s.form.left), self.s.b, self.s
+        if source is None:
+            raise BugError("only what is loaded has a table")
+        shift = b.i64(0)
+        for a, step in self._moves(source).items():
+            shift = b.add(shift, b.mul(b.sub(s.batch[a], since[a]), s.value(step)))
+        return replace(rows, shift=shift)
 
     def is_deep(self) -> Extent:
         """Positive where the sum has more than one block."""
@@ -231,7 +263,7 @@ class LeftSide:
         rows = b.i64(s.shape.rows)
         padded = b.mul(b.op("udiv", b.add(b.sub(m_end, m), b.i64(s.shape.rows - 1)), rows), rows)
         with s.range(form.m, m, b.add(m, padded)):
-            s.compute(axes, "", Store(name, tuple(symbol(a) for a in axes), value))
+            s.compute((*axes[1:], form.m), "", Store(name, tuple(symbol(a) for a in axes), value))
         return self._rows(source, self._table, b.i64(self.chunk))
 
     # ---- A in scratch

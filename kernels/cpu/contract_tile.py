@@ -156,12 +156,15 @@ def emit_taps(
     depth: Value,
     start: Sequence[Value],
     ahead: Sequence[Value] = (),
+    shift: Value | None = None,
 ) -> list[Value]:
-    """The accumulators of one tile, summed over taps: entry `tap * pitch + r` of the table is where row r begins."""
+    """The accumulators of one tile, summed over taps: row r begins `shift` elements from entry `tap * pitch + r` of the
+    table."""
     size = b.mul(depth, b.i64(shape.width))
     with b.loop(b.i64(0), taps, 1, start, "tap") as loop:
         line = b.gep(table, b.mul(loop.index, pitch), "i64")
         rows = [b.load("ptr", b.gep(line, b.i64(r), "i64")) for r in range(shape.rows)]
+        rows = rows if shift is None else [b.gep(p, shift, shape.element) for p in rows]
         places = [b.gep(p, b.mul(loop.index, size), shape.element) for p in panels]
         further = [b.gep(p, b.mul(loop.index, size), shape.element) for p in ahead]
         loop.next = emit_tile(b, shape, rows, step, places, b.i64(shape.width), depth, loop.carried, further)

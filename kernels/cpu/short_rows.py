@@ -52,6 +52,11 @@ def short_rows(program: TileProgram, stage: Stage, lane: str) -> ShortRows | Non
     size = program.axis[lane].extent
     if not isinstance(size, int) or size not in SIZES:
         return None
+    if any(
+        name not in program.operand
+        for name in (*(x.operand for x in stage.loads()), *(s.operand for s in stage.stores))
+    ):
+        return None  # part of a contraction, whose storage is its own
     for outer in stage.axis_names:
         if outer != lane and outer not in stage.ordered() and _fits(program, stage, outer, lane, size):
             return ShortRows(outer, lane, size)

@@ -66,8 +66,10 @@ class Flight:
         with self.opened.turn:
             done = self.opened.device.synchronise(self._timeout())
         if not done:
-            self._overdue()
-        if self.opened.aborts != self._aborts:
+            self.opened.abort()
+        if self.opened.aborts != self._aborts and (cut := self._first_cut_off()) is not None:
+            if not done:
+                self._overdue(cut)
             raise CutOffError("launches of the device were ended")
         landed, self._on_the_way = self._on_the_way, []
         self._kept.clear()
@@ -101,21 +103,24 @@ class Flight:
         expected = sum(b.schedule.makespan for b, _ in self._on_the_way) * 1e-9
         return max(self.limit, PATIENCE * expected)
 
-    def _overdue(self) -> None:
-        """End what runs. The region that was at it runs call by call from now on."""
-        self.opened.abort()
+    def _first_cut_off(self) -> DeviceBinding | None:
+        """The first region that did not end: the last block out counts a run only where no block left early."""
         with self.opened.gate:
             for binding, frame in self._on_the_way:
                 if min(frame.epochs(self.opened.device)) < frame.runs:
-                    binding.stage()
-                    expected = binding.schedule.makespan * 1e-9
-                    warnings.warn(
-                        f"the region of {binding.origin} was ended after {self._timeout():.1f} s, where {expected:.2g} s were "
-                        "expected; from now on its calls are launched one by one",
-                        WatchdogWarning,
-                        stacklevel=2,
-                    )
-                    return
+                    return binding
+        return None
+
+    def _overdue(self, binding: DeviceBinding) -> None:
+        """A region that took too long runs call by call from now on."""
+        binding.stage()
+        expected = binding.schedule.makespan * 1e-9
+        warnings.warn(
+            f"the region of {binding.origin} was ended after {self._timeout():.1f} s, where {expected:.2g} s were expected; "
+            "from now on its calls are launched one by one",
+            WatchdogWarning,
+            stacklevel=2,
+        )
 
 
 def attempts(opened: Opened, limit: float | None, work: Callable[[Flight], T]) -> T:

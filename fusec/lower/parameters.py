@@ -24,6 +24,9 @@ SMALL = range(-2, 3)
 MOST_TAPS = 7
 """Windows of up to as many elements along an axis keep that number."""
 
+FEW_FILTERS = range(5, 9)
+"""Numbers of filters that a convolution keeps: panels of one vector hold them, those of two would be half empty."""
+
 TASK_AXES = "ijpqu"
 """Names of task axes that no contraction names."""
 
@@ -48,7 +51,7 @@ class _Parameters:
         self.axis_name: dict[str, str] = {}
         self.operand_name: dict[str, str] = {}
         self.folds: list[str] = []
-        self.taps = window_axes(p) | narrow_axes(p)
+        self.taps = window_axes(p) | narrow_axes(p) | few_columns(p)
 
     def run(self) -> tuple[TileProgram, dict[str, Extent], dict[str, str]]:
         """Name axes, then operands, then rewrite everything."""
@@ -285,6 +288,18 @@ def narrow_axes(p: TileProgram) -> frozenset[str]:
             return frozenset()
         last = {str(x.index[-1]) for x in s.stores if x.index and p.operand[x.operand].role != "local"}
         found |= {a for a in s.axis_names if a in last and p.axis[a].extent in (2, 3)}
+    leader = same_axes(p)
+    return frozenset(leader[a] for a in found)
+
+
+def few_columns(p: TileProgram) -> frozenset[str]:
+    """The only column of contractions that have one, and few filters: register tiles depend on them."""
+    found = set[str]()
+    for s in p.stages:
+        if is_contraction(s) and s.axis_names:
+            extent = p.axis[s.axis_names[-1]].extent
+            if extent == 1 or (len(s.folds) > 1 and extent in FEW_FILTERS):
+                found.add(s.axis_names[-1])
     leader = same_axes(p)
     return frozenset(leader[a] for a in found)
 

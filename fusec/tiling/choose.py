@@ -14,6 +14,7 @@ from fusec.errors import BugError
 from fusec.ir.dim import Extent, substitute, symbol
 from fusec.ir.types import DType
 from fusec.kernels import backend
+from fusec.kernels.cpu.contract_dot import is_dot
 from fusec.kernels.cpu.contract_form import Contraction, contraction, panel_load
 from fusec.kernels.kernel import Guard, Kernel, StageTiling, Tiling, loads_of
 from fusec.kernels.layout import Layout
@@ -181,6 +182,8 @@ def _stage(
     n = program.axis[form.n].extent
     panels = panel_load(form)
     streams = panels in layouts or rows > 1
+    if rows > 1 and is_dot(program, form, isa):
+        return StageTiling("contract", form.n, isa.lanes * 4 // form.dtype.itemsize)
     if (isinstance(n, int) and n <= FEW_COLUMNS) or not streams:
         # one row: copying B into panels first would take longer than the product
         return StageTiling("nest", best_lane(program, stage, isa))

@@ -19,6 +19,7 @@ from fusec.ir.types import DType
 from fusec.kernels.cpu.builder import Value
 from fusec.kernels.cpu.context import Context
 from fusec.kernels.cpu.contract_context import ContractContext
+from fusec.kernels.cpu.contract_dot import emit_dot, is_dot
 from fusec.kernels.cpu.contract_dots import DotShape, add_up, emit_dot_taps, emit_dots
 from fusec.kernels.cpu.contract_epilogue import Epilogue
 from fusec.kernels.cpu.contract_form import Contraction, contraction
@@ -46,6 +47,9 @@ def emit_contract(ctx: Context, stage: Stage, tiling: StageTiling) -> None:
     form = contraction(stage)
     if form is None:
         raise BugError(f"{ctx.program.name}: a stage is no contraction and needs a nest")
+    if is_dot(ctx.program, form, ctx.isa):
+        emit_dot(ctx, form)
+        return
     _Contract(ctx, form, tiling).emit()
 
 

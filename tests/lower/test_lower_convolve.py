@@ -45,7 +45,7 @@ def body(call: Call) -> str:
 
 
 def test_padded_strided_convolution_runs_over_pixels() -> None:
-    call = run((N, 7, 8, 5), (3, 3, 5, 6), before=(1, 1), after=(1, 1), strides=(2, 2))
+    call = run((N, 7, 8, 5), (3, 3, 5, 9), before=(1, 1), after=(1, 1), strides=(2, 2))
     assert (
         body(call).replace("floordiv", "div")
         == """\
@@ -59,6 +59,11 @@ stage b, m, n
   y[b, m, n] = max(r0 + w1[n], 0.0)"""
     )
     assert dict(call.params)["M"] == 16
+
+
+@pytest.mark.parametrize(("filters", "extent"), [(1, "1"), (4, "N"), (5, "5"), (8, "8"), (9, "N")])
+def test_few_filters_stay_a_number(filters: int, extent: str) -> None:
+    assert f"n: {extent}\n" in body(run((N, 7, 8, 5), (3, 3, 5, filters)))
 
 
 def test_pointwise_convolution_is_a_matrix_product() -> None:

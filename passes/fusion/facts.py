@@ -9,7 +9,7 @@ from fusec.ir.graph import Node, Value
 from fusec.ops import op as ops
 from fusec.ops.op import Kind
 from fusec.rewrite.edge import Edge
-from fusec.rewrite.fused import Group, kind_of
+from fusec.rewrite.fused import Group, Verdict, kind_of
 
 MAP_KINDS = frozenset([Kind.ELEMENTWISE, Kind.VIEW, Kind.GATHER])
 """What computes one element of its result from elements found by its index: such nodes take whatever loops are there."""
@@ -17,11 +17,22 @@ MAP_KINDS = frozenset([Kind.ELEMENTWISE, Kind.VIEW, Kind.GATHER])
 CHEAP_FLOPS = 4.0
 """Work per element that costs less than a store and a load of it."""
 
+MAX_PIECES = 4
+"""Pieces of a concat that may be computed in the loop that reads them: every element asks for all pieces."""
+
 FLOPS_PER_BYTE = 4.0
 """Arithmetic that a store and a load of one byte through the cache are worth."""
 
 SLOWER_THAN_GEMM = 8.0
 """How much more a pointwise operation costs than one of a register-blocked contraction."""
+
+
+def refuse_pieces(edge: Edge) -> Verdict | None:
+    """Refuse to read a concat of many pieces where its elements are needed: each would ask for all pieces."""
+    for n in edge.producer.nodes:
+        if n.op == "concat" and len(n.operands) > MAX_PIECES:
+            return Verdict(False, f"a concat of {len(n.operands)} pieces copies faster than it selects")
+    return None
 
 
 def is_map(group: Group) -> bool:

@@ -16,6 +16,7 @@ from fusec.passes.fusion.facts import (
     makers,
     readers,
     reads_affine,
+    refuse_pieces,
     work,
 )
 from fusec.rewrite.edge import Edge
@@ -61,6 +62,8 @@ def _before(edge: Edge, reduction: Node) -> Verdict:
     """Pointwise work whose results the rows are made of."""
     if not is_map(edge.producer):
         return Verdict(False, f"{edge.producer.kind.value} producers have loops of their own")
+    if (refusal := refuse_pieces(edge)) is not None:
+        return refusal
     windows = [n for n in (*edge.producer.nodes, *edge.consumer.nodes) if n.op == "windows"]
     for n in edge.producer.nodes:
         if any(map(_overlap, windows)) and work(n) > CHEAP_FLOPS:

@@ -8,6 +8,7 @@ from fusec.ops.op import Kind
 from fusec.passes.fusion.facts import (
     CHEAP_FLOPS,
     MAP_KINDS,
+    MAX_PIECES,
     copies_cheaply,
     flops,
     is_free,
@@ -16,6 +17,7 @@ from fusec.passes.fusion.facts import (
     makers,
     readers,
     reads_affine,
+    refuse_pieces,
     repeats,
 )
 from fusec.rewrite.edge import Edge
@@ -24,8 +26,6 @@ from fusec.rewrite.fusion import fusion_pass
 
 MANY_TIMES = 4
 """Times that each row of a table is gathered, from which on it is worth a store and a load of its own."""
-MAX_PIECES = 4
-"""Pieces of a concat that may be computed in the loop that reads them: every element asks for all pieces."""
 
 
 @fusion_pass("fuse-views", producers=MAP_KINDS, consumers=MAP_KINDS)
@@ -35,6 +35,8 @@ def fuse_views(edge: Edge) -> Verdict:
     before: a = add(x, y); t = transpose[perm=(1, 0)](a); z = mul(t, s)
     after:  group { a = add(x, y); t = transpose[perm=(1, 0)](a); z = mul(t, s) }
     """
+    if (refusal := refuse_pieces(edge)) is not None:
+        return refusal
     for n in makers(edge):
         if not reads_affine(n):
             return Verdict(False, f"the reshape of {n.operands[0].type} to {n.outputs[0].type} has no affine index")

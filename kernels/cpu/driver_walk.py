@@ -131,6 +131,12 @@ yes:
 }
 """
 
+MAY_GO_ON = """%aborted{0} = load atomic i64, ptr %abortp monotonic, align 64
+  %stopped{0} = load atomic i64, ptr %stopp monotonic, align 8
+  %ended{0} = or i64 %aborted{0}, %stopped{0}
+  %clean{0} = icmp eq i64 %ended{0}, 0"""
+"""Whether nobody has aborted the run or stopped the team; the names end in what is put in."""
+
 WALK = """
 ; note the time in a word of a worker's table
 define internal void @stamp(ptr %times, i64 %word, ptr %team) noinline {
@@ -233,10 +239,7 @@ start0:
   call void @stamp(ptr %times, i64 %w1, ptr %team)
   br label %started
 started:
-  %aborted = load atomic i64, ptr %abortp monotonic, align 64
-  %stopped = load atomic i64, ptr %stopp monotonic, align 8
-  %ended = or i64 %aborted, %stopped
-  %clean = icmp eq i64 %ended, 0
+  @MAY_GO_ON@
   br i1 %clean, label %size, label %abort
 abort:
   ret i64 3
@@ -272,10 +275,7 @@ called:
   %last = icmp sge i64 %at1, %count
   br i1 %last, label %announce, label %between
 between:
-  %aborted2 = load atomic i64, ptr %abortp monotonic, align 64
-  %stopped2 = load atomic i64, ptr %stopp monotonic, align 8
-  %ended2 = or i64 %aborted2, %stopped2
-  %clean2 = icmp eq i64 %ended2, 0
+  @MAY_GO_ON2@
   br i1 %clean2, label %time, label %abort
 time:
   br i1 %caller, label %check, label %again
@@ -322,4 +322,4 @@ announced:
   %budget2 = phi i64 [%budget1, %paid], [@CHUNK@, %poor], [@CHUNK@, %check2]
   br label %next
 }
-"""
+""".replace("@MAY_GO_ON@", MAY_GO_ON.format("")).replace("@MAY_GO_ON2@", MAY_GO_ON.format("2"))

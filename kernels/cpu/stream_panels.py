@@ -5,6 +5,7 @@ Weights may lie in panels already; then nothing is packed.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from fusec.ir.dim import Extent, ceildiv, linear, symbol
@@ -18,7 +19,7 @@ from fusec.kernels.layout import Layout
 from fusec.tile.program import Store
 
 
-class _Panels:
+class _Panels(ABC):
     """B of one of the two products, a block at a time."""
 
     def __init__(self, state: ContractContext, elements: Extent) -> None:
@@ -26,6 +27,16 @@ class _Panels:
         self.width = state.shape.width
         self.stored = RightSide(state) if self._lies_in_panels() else None
         self.room = Value("ptr", "null") if self.stored else state.ctx.scratch(elements * state.form.dtype.itemsize)
+        self.begin = state.b.i64(0)
+
+    def pack(self, n: Value, n_end: Value) -> None:
+        """What the positions [n, n_end) read."""
+        self.begin = n
+        if self.stored is None:
+            self._pack(n, n_end)
+
+    @abstractmethod
+    def _pack(self, n: Value, n_end: Value) -> None: ...
 
     def _lies_in_panels(self) -> bool:
         operand = panel_load(self.s.form)
@@ -60,13 +71,9 @@ class Keys(_Panels):
 
     def __init__(self, state: ContractContext, block: int) -> None:
         super().__init__(state, state.form.depth * block)
-        self.begin = state.b.i64(0)
 
-    def pack(self, n: Value, n_end: Value) -> None:
+    def _pack(self, n: Value, n_end: Value) -> None:
         """The keys of positions [n, n_end)."""
-        self.begin = n
-        if self.stored is not None:
-            return
         s, b, form = self.s, self.b, self.s.form
         source, depth = self.contiguous(form.k.name, form.n), s.ctx.slot(form.depth)
         with b.loop(n, n_end, self.width, hint="keys") as loop:
@@ -95,13 +102,9 @@ class Values(_Panels):
         self.block = block
         self.columns = state.ctx.program.axis[state.form.n].extent
         super().__init__(state, ceildiv(self.columns, width) * (width * block))
-        self.begin = state.b.i64(0)
 
-    def pack(self, n: Value, n_end: Value) -> None:
+    def _pack(self, n: Value, n_end: Value) -> None:
         """The values of positions [n, n_end)."""
-        self.begin = n
-        if self.stored is not None:
-            return
         s, b, form = self.s, self.b, self.s.form
         begin, columns = s.bind("block", n), s.ctx.slot(self.columns)
         source = self.contiguous(form.n, form.k.name)

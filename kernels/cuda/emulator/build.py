@@ -24,9 +24,9 @@ from fusec.target import runs_here
 HERE = Path(__file__).parent
 SANITIZERS = {
     "": ((), ()),
-    "address": (("-DFX_ASAN", "-fsanitize=address", "-g"), ("-fsanitize=address", "-g")),
-    # the runtime tells the race detector itself what synchronises: its own copies must not count as accesses
-    "thread": (("-DFX_TSAN", "-g"), ("-fsanitize=thread", "-g")),
+    # the runtime is not instrumented: it tells the race detector itself what it reads, writes and orders
+    "address": (("-DFX_ASAN",), ("-fsanitize=address", "-g1")),
+    "thread": (("-DFX_TSAN",), ("-fsanitize=thread", "-g1")),
 }
 """Name -> flags of the runtime, flags of modules. The process that loads such code must have the library preloaded."""
 COMMON = (

@@ -18,7 +18,6 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-import argparse
 import json
 import sys
 import tempfile
@@ -34,6 +33,7 @@ import numpy as np
 
 from bench.conv_cases import CASES, Convolution
 from bench.gemm import aligned, kernel_call
+from bench.kernels import case_arguments, quantiles, spread, target_of
 from bench.peak import peak, peak_flops
 from bench.store import save_records
 from fusec.ir.dim import evaluate
@@ -183,14 +183,10 @@ def timed(run: Callable[[], Any]) -> float:
 
 def main() -> None:
     """Measure all cases and print a line for each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--level", default="")
-    parser.add_argument("--only", default="")
+    parser = case_arguments(__doc__, 15)
     parser.add_argument("--rows", type=int, default=0)
-    parser.add_argument("--save", default=None)
     given = parser.parse_args()
-    target = Target.parse(f"cpu:{given.level}" if given.level else "cpu")
+    target = target_of(given)
     print(f"{target}, one thread, float32; ratios: how many times as fast as the other")
     print(f"{'case':40} {'us':>8} {'GFLOP/s':>8} {'peak':>5}  {'to onnxruntime':>22}  {'to openvino':>22}")
     rows = []
@@ -201,22 +197,12 @@ def main() -> None:
         times = measure(case, target, given.rounds, given.rows)
         own = times["fusec"]
         median = float(np.median(own))
-        ratios = {n: ratio(t, own) for n, t in times.items() if n != "fusec"}
+        ratios = {n: quantiles(t, own) for n, t in times.items() if n != "fusec"}
         line = f"{name:40} {median * 1e6:8.1f} {case.flops / median / 1e9:8.1f} {100 * ratios['peak'][1]:4.0f}%"
-        print(line, *(f" {text(ratios.get(n)):>22}" for n in ("onnxruntime", "openvino")), flush=True)
+        print(line, *(f" {spread(ratios.get(n)):>22}" for n in ("onnxruntime", "openvino")), flush=True)
         rows.append({"case": name, "seconds": median, "flops": case.flops, "ratios": ratios})
     if given.save:
         save_records(given.save, rows, target=str(target))
-
-
-def ratio(other: Any, own: Any) -> list[float]:
-    """10th, 50th and 90th percentile over rounds, and that of the fastest rounds."""
-    return [*(float(q) for q in np.quantile(other / own, [0.1, 0.5, 0.9])), float(other.min() / own.min())]
-
-
-def text(ratio: list[float] | None) -> str:
-    """A ratio with its spread, then that of the fastest rounds."""
-    return "-" if ratio is None else f"{ratio[1]:.2f} ({ratio[0]:.2f}-{ratio[2]:.2f}) {ratio[3]:.2f}"
 
 
 if __name__ == "__main__":

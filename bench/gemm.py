@@ -20,7 +20,6 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-import argparse
 import ctypes
 import time
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from typing import Any
 import numpy as np
 
 import fusec
+from bench.kernels import arguments, quantiles, spread, target_of
 from bench.peak import peak, peak_flops, reading
 from bench.store import save_records
 from fusec.ir.dim import evaluate
@@ -185,16 +185,14 @@ def measure(contenders: dict[str, Callable[[], Any]], rounds: int, flops: float)
 
 def main() -> None:
     """Measure all shapes and print a line for each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("shapes", nargs="*")
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--level", default="")
     parser.add_argument("--tile", action="append", default=[])
     parser.add_argument("--sweep", action="store_true")
-    parser.add_argument("--save", default=None)
     given = parser.parse_args()
-    target = Target.parse(f"cpu:{given.level}" if given.level else "cpu")
+    target = target_of(given)
     if given.sweep:
         sweep(target, given.rounds)
         return
@@ -211,10 +209,10 @@ def main() -> None:
             if name.startswith("fusec"):
                 rate = f"{flops / np.median(t) / 1e9:.1f} ({flops / t.min() / 1e9:.1f})"
                 title = f"{m} x {k} x {n}" if name == "fusec" else name[5:].strip(", ")
-                share = f"{100 * ratios(times['peak'], t)[1]:.0f}%" if "peak" in times else "-"
-                others = [text(ratios(times[o], t)) if o in times else "-" for o in ("numpy", "onnxruntime")]
+                share = f"{100 * quantiles(times['peak'], t)[1]:.0f}%" if "peak" in times else "-"
+                others = [spread(quantiles(times[o], t)) if o in times else "-" for o in ("numpy", "onnxruntime")]
                 print(f"{title:>18}  {rate:>15}  {share:>5}  {others[0]:>22}  {others[1]:>22}", flush=True)
-                found = {o: ratios(times[o], t) for o in times if not o.startswith("fusec")}
+                found = {o: quantiles(times[o], t) for o in times if not o.startswith("fusec")}
                 rows.append({"shape": shape, "subject": name, "seconds": float(np.median(t)), "ratios": found})
     if given.save:
         save_records(given.save, rows, target=str(target), threads=given.threads)
@@ -227,22 +225,12 @@ def sweep(target: Target, rounds: int) -> None:
         m, k, n = shape
         contenders = contenders_of(shape, target, 1, [])
         times = measure({o: contenders[o] for o in ("fusec", "onnxruntime")}, rounds, 2.0 * m * k * n + 2e5)
-        found.append((ratios(times["onnxruntime"], times["fusec"]), shape))
+        found.append((quantiles(times["onnxruntime"], times["fusec"]), shape))
     found.sort(key=lambda f: f[0][1])
     middle = [r[1] for r, _ in found]
     print(f"{len(found)} shapes: ratio to onnxruntime {middle[0]:.2f} at worst, median {middle[len(middle) // 2]:.2f}")
     for ratio, (m, k, n) in found[:10]:
-        print(f"{f'{m} x {k} x {n}':>18}  {text(ratio)}")
-
-
-def ratios(other: Any, own: Any) -> list[float]:
-    """10th, 50th and 90th percentile over rounds, and the ratio of the fastest rounds."""
-    return [*(float(q) for q in np.quantile(other / own, [0.1, 0.5, 0.9])), float(other.min() / own.min())]
-
-
-def text(ratio: list[float]) -> str:
-    """A ratio with its spread, then that of the fastest rounds."""
-    return f"{ratio[1]:.2f} ({ratio[0]:.2f}-{ratio[2]:.2f}) {ratio[3]:.2f}"
+        print(f"{f'{m} x {k} x {n}':>18}  {spread(ratio)}")
 
 
 if __name__ == "__main__":

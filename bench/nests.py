@@ -4,8 +4,8 @@
 
 Outputs are compared first. Then every round times the kernel, a copy that moves as many bytes, and onnxruntime's node,
 each three times in turn, of which the fastest counts. onnxruntime is timed by its own profiler, without reordering and
-session overhead; ratios are medians over rounds with the 10th and 90th percentile. More than 1 is better for fusec; losses
-are printed like wins.
+session overhead; ratios are medians over rounds with the 10th and 90th percentile, then that of the fastest rounds. More
+than 1 is better for fusec; losses are printed like wins.
 """
 
 # ruff: noqa: E402 - the variables must be set before numpy is imported
@@ -17,7 +17,6 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-import argparse
 import ctypes
 import importlib
 import json
@@ -32,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from bench.gemm import aligned
+from bench.kernels import case_arguments, quantiles, spread, target_of
 from bench.nest_cases import WINDOWS, Case, Rival
 from bench.row_cases import ROWS
 from bench.store import save_records
@@ -178,15 +178,11 @@ def _once(run: Callable[[], None]) -> float:
 
 def main() -> None:
     """Measure all cases and print a line for each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--level", default="")
-    parser.add_argument("--only", default="")
-    parser.add_argument("--save", default=None)
+    parser = case_arguments(__doc__, 21)
     given = parser.parse_args()
-    target = Target.parse(f"cpu:{given.level}" if given.level else "cpu")
+    target = target_of(given)
     print(f"{target}, one thread, float32; ratios: how many times as fast as the other")
-    print(f"{'case':32} {'us':>9} {'GB/s':>6} {'GFLOP/s':>8}  {'to a copy':>18}  {'to onnxruntime':>18}")
+    print(f"{'case':32} {'us':>9} {'GB/s':>6} {'GFLOP/s':>8}  {'to a copy':>22}  {'to onnxruntime':>22}")
     rows = []
     for make in CASES:
         case = make()
@@ -197,20 +193,10 @@ def main() -> None:
         median = float(np.median(own))
         line = f"{case.name:32} {median * 1e6:9.1f} {case.moved / median / 1e9:6.1f} {case.flops / median / 1e9:8.1f}"
         ratios = {n: quantiles(times[n], own) for n in ("copy", "onnxruntime") if n in times}
-        print(line, *(f" {text(ratios.get(n)):>18}" for n in ("copy", "onnxruntime")), flush=True)
+        print(line, *(f" {spread(ratios.get(n)):>22}" for n in ("copy", "onnxruntime")), flush=True)
         rows.append({"case": case.name, "seconds": median, "bytes": case.moved, "flops": case.flops, "ratios": ratios})
     if given.save:
         save_records(given.save, rows, target=str(target))
-
-
-def quantiles(other: Any, own: Any) -> list[float]:
-    """The ratio's 10th, 50th and 90th percentile over rounds."""
-    return [float(q) for q in np.quantile(other / own, [0.1, 0.5, 0.9])]
-
-
-def text(ratio: list[float] | None) -> str:
-    """A ratio with its spread."""
-    return "-" if ratio is None else f"{ratio[1]:.2f} ({ratio[0]:.2f}-{ratio[2]:.2f})"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ that are wrong, and the time per value. With --step K only every K-th bit patter
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from bench.gemm import aligned
+from bench.kernels import arguments, target_of
 from bench.nests import kernel_call
 from bench.store import save_records
 from fusec.kernels.kernel import Kernel, StageTiling, Tiling
@@ -108,15 +108,13 @@ def sweep(name: str, target: Target, step: int, report: bool = True) -> dict[str
 
 def main() -> None:
     """Sweep the functions that are named, or all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("functions", nargs="*", metavar="FUNCTION", help=f"of {', '.join(BODIES)}")
-    parser.add_argument("--level", default="")
     parser.add_argument("--step", type=int, default=1)
-    parser.add_argument("--save", default=None)
     given = parser.parse_args()
     if unknown := set(given.functions) - set(BODIES):
         sys.exit(f"unknown functions: {', '.join(sorted(unknown))}; known are {', '.join(BODIES)}")
-    target = Target.parse(f"cpu:{given.level}" if given.level else "cpu")
+    target = target_of(given)
     head = f"{'function':9} {'values':>12} {'max ulp':>8} {'at':>16} {'rounded':>8} {'wrong':>6} {'ns':>7}"
     print(f"{target}; {head} {'slowest':>8}")
     rows = []

@@ -1,0 +1,100 @@
+"""What the compiler's log and the machine code say about a module: registers, spills, serialised wgmma, instructions.
+
+There need be no GPU: a tile shape that spills or whose products do not become matrix instructions is seen before it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from fusec.errors import CompileError
+from fusec.kernels.cuda.nvrtc import Cubin
+
+HINT = "pip install nvidia-cuda-nvdisasm"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a function takes: registers of a thread, bytes of stack, of spills stored and loaded, of static shared memory."""
+
+    registers: int
+    stack: int
+    spill_stores: int
+    spill_loads: int
+    shared: int
+
+
+def usage(log: str) -> dict[str, Usage]:
+    """Function -> its resources, from what `ptxas -v` wrote."""
+    out, name, frame = dict[str, Usage](), "", (0, 0, 0)
+    for line in log.splitlines():
+        if m := re.search(r"Function properties for (\S+)", line):
+            name = m[1]
+        elif m := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line):
+            frame = int(m[1]), int(m[2]), int(m[3])
+        elif m := re.search(r"Used (\d+) registers", line):
+            shared = re.search(r"(\d+) bytes smem", line)
+            out[name] = Usage(int(m[1]), *frame, int(shared[1]) if shared else 0)
+    return out
+
+
+def complaints(log: str) -> tuple[str, ...]:
+    """Warnings of the compiler, serialised wgmma among them (C7508, C7510, C7512)."""
+    found = (line.strip() for line in log.splitlines() if re.search(r"\bwarning\b|\(C7\d{3}\)", line, re.IGNORECASE))
+    return tuple(dict.fromkeys(found))
+
+
+def problems(cubin: Cubin) -> tuple[str, ...]:
+    """What should not be in code that we ship: spills, stack frames, warnings. Empty where all is well."""
+    out = list(complaints(cubin.log))
+    for name, u in usage(cubin.log).items():
+        if u.spill_stores or u.spill_loads:
+            out.append(f"{name} spills {u.spill_stores} bytes of registers and loads {u.spill_loads}")
+        elif u.stack:
+            out.append(f"{name} keeps {u.stack} bytes on the stack")
+    return tuple(out)
+
+
+@cache
+def disassembler() -> str | None:
+    """The program that reads machine code: from the wheel, or on PATH."""
+    for root in sys.path:
+        found = Path(root) / "nvidia" / "cu13" / "bin" / "nvdisasm"
+        if os.access(found, os.X_OK):
+            return str(found)
+    return shutil.which("nvdisasm")
+
+
+def sass(cubin: Cubin) -> str:
+    """The machine code as text. CompileError where the disassembler is missing or refuses it."""
+    tool = disassembler()
+    if tool is None:
+        raise CompileError("reading machine code needs nvdisasm", hint=HINT)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
+        f.write(cubin.code)
+        f.flush()
+        done = subprocess.run([tool, "-c", f.name], capture_output=True, text=True, check=False, errors="replace")
+    if done.returncode != 0:
+        raise CompileError(f"nvdisasm refuses a cubin: {done.stderr.strip()[:300]}")
+    return done.stdout
+
+
+def instructions(text: str) -> Counter[str]:
+    """How often each instruction stands in machine code, by its full name, as `HMMA.16816.F32.BF16`."""
+    return Counter(
+        m[1] for m in re.finditer(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", text, re.MULTILINE)
+    )
+
+
+def count(text: str, name: str) -> int:
+    """How many instructions begin with a name: `LDL` counts LDL.64 too, but no LDLM."""
+    return sum(n for full, n in instructions(text).items() if full == name or full.startswith(f"{name}."))

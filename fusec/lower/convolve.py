@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fusec.errors import BugError
-from fusec.ir.dim import Dim, Extent, exact_quotient, product
+from fusec.ir.dim import Dim, Extent, exact_quotient, floordiv, product
 from fusec.ir.expr import Expr, Prim, cast, prim
 from fusec.ir.graph import Node, Value
 from fusec.lower.draft import Axes
 from fusec.lower.element import Scope
 from fusec.lower.entries import Entry, add, axes_of, divide, scale
 
+SHARED_LANES = (2, 4)
+"""Channels of a group, of which a vector holds several."""
 FoldAxes = list[tuple[int, list[str], Entry]]
 """Dimension of the weight, the axes that run over it, and the index that they make."""
 
@@ -35,7 +37,14 @@ def conv_contracts(node: Node) -> bool:
     """Whether each group is a matrix product; with one channel or one filter in each group it is not."""
     *_, channels, filters = node.operands[1].shape
     groups = int(node.attr("groups"))
-    return groups == 1 or (channels != 1 and filters != groups)
+    return groups == 1 or (channels != 1 and filters != groups and not shares_lanes(node))
+
+
+def shares_lanes(node: Node) -> bool:
+    """Whether several groups fit into a vector, each with as many filters as channels: lanes then run over all filters."""
+    *_, channels, filters = node.operands[1].shape
+    groups = int(node.attr("groups"))
+    return groups > 1 and channels in SHARED_LANES and filters == channels * groups
 
 
 def conv_product(scope: Scope, node: Node, index: Sequence[Entry], at: Sequence[Entry]) -> Prim:
@@ -48,7 +57,10 @@ def conv_product(scope: Scope, node: Node, index: Sequence[Entry], at: Sequence[
         width = exact_quotient(filters, groups)
         if width is None:
             raise BugError(f"{filters} filters do not split into {groups} groups", op="conv")
-        group, _ = divide(index[-1], width, scope.attempt.axes.extents, scope.attempt.axes.split)
+        if shares_lanes(node) and isinstance(index[-1], Dim):
+            group: Entry = floordiv(index[-1], width)
+        else:
+            group, _ = divide(index[-1], width, scope.attempt.axes.extents, scope.attempt.axes.split)
         channel = group if per_group == 1 else add(scale(group, per_group), channel)
     scope.attempt.pixels |= {a for i in index[1:-1] for a in axes_of(i)}
     places = [

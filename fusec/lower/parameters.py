@@ -11,7 +11,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, combinations, count, pairwise
 
-from fusec.ir.dim import FUNCTIONS, Dim, Extent, exact_quotient, linear, product, signed_parts, symbol, symbols_of
+from fusec.ir.dim import (
+    FUNCTIONS,
+    Dim,
+    Extent,
+    Monomial,
+    exact_quotient,
+    linear,
+    product,
+    signed_parts,
+    symbol,
+    symbols_of,
+)
 from fusec.ir.expr import Expr, Index, Load, Ref, rewrite, walk
 from fusec.lower.entries import is_axis
 from fusec.lower.finish import accesses_of, is_contraction, map_expressions
@@ -21,6 +32,8 @@ from fusec.tile.verify import RESERVED
 SMALL = range(-2, 3)
 """Numbers that stay as they are in an index: strides of slices and windows decide how a loop is vectorised."""
 
+LANES = (2, 4)
+"""Channels of narrow groups: they decide how a vector of several groups is put together."""
 MOST_TAPS = 7
 """Windows of up to as many elements along an axis keep that number."""
 
@@ -179,6 +192,9 @@ class _Parameters:
             return self.number(x, ())
         total: Extent = 0
         for mono, coefficient in x.terms:
+            if (lanes := self.of_lanes(mono, coefficient)) is not None:
+                total = total + lanes
+                continue
             plain: Extent = coefficient
             term: Extent = 1
             for atom in mono:
@@ -191,6 +207,13 @@ class _Parameters:
                     term = term * FUNCTIONS[atom.fn](self.polynomial(atom.a), self.divisor(atom.b))
             total = total + self.number(plain, ()) * term
         return total
+
+    def of_lanes(self, mono: Monomial, coefficient: int) -> Extent | None:
+        """The first channel of a filter's group, where a vector holds several: its numbers stay."""
+        atom = mono[0] if len(mono) == 1 else ""
+        if isinstance(atom, str) or atom.fn != "floordiv" or atom.b != coefficient or coefficient not in LANES:
+            return None
+        return FUNCTIONS[atom.fn](self.polynomial(atom.a), coefficient) * coefficient
 
     def divisor(self, x: Extent) -> Extent:
         """The second argument of a function: a size as one parameter."""

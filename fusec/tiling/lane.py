@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fusec.ir.dim import Dim, Extent, linear, product
 from fusec.ir.expr import Expr, Load, walk
+from fusec.kernels.cpu.group_channels import along_filters
 from fusec.kernels.cpu.short_rows import short_rows
 from fusec.kernels.cpu.squares import turned_axis
 from fusec.target import Isa
@@ -121,7 +122,7 @@ def stride(program: TileProgram, operand: str, index: Sequence[Extent | Expr], a
             if any(isinstance(x, Load) and _moves(x, axis) for x in walk(i)):
                 return None
             continue
-        split = linear(i, [axis])
+        split = linear(along_filters(i, axis), [axis])
         if split is None:
             return None
         total = total + split[1].get(axis, 0) * product(shape[d + 1 :])

@@ -7,7 +7,7 @@ writes to a scratch address instead. Without masked instructions a partial vecto
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fusec.errors import BugError
@@ -17,6 +17,7 @@ from fusec.ir.types import DType
 from fusec.kernels.cpu.anchors import neighbour_address
 from fusec.kernels.cpu.builder import Value, constant, mangle, vector
 from fusec.kernels.cpu.context import Storage
+from fusec.kernels.cpu.group_channels import group_channel
 from fusec.kernels.cpu.short_rows import load_spread, steps_of
 from fusec.kernels.cpu.squares import load_turned
 from fusec.kernels.cpu.vector import literal, memory_type
@@ -119,6 +120,10 @@ def load(point: Point, e: Load, copy: int) -> Value:
         inside = b.op("and", inside, point.mask)
     if coefficient == 1 and (inside is None or _masks(point.ctx.isa, a.storage)):
         raw = _load_contiguous(point, a, inside, copy)
+    elif (grouped := group_channel(point, a)) is not None and (inside is None or _masks(point.ctx.isa, a.storage)):
+        first, size, channel = grouped
+        raw = _load_contiguous(point, replace(a, offset=first), inside, copy)
+        raw = b.shuffle(raw, None, [i // size * size + channel for i in range(point.lanes)])
     elif inside is None and (spread := load_spread(point, a, lambda at: _address(point, a, at), copy)) is not None:
         raw = spread
     elif coefficient is not None and inside is None:

@@ -136,3 +136,11 @@ def test_a_weight_that_is_computed() -> None:
     check([apply("conv", "y", x, w, **plain(2))], feeds)
     scaled = apply("neg", "v", w)
     check([scaled, apply("conv", "y", x, scaled.output, **plain(2))], feeds)
+
+
+@pytest.mark.parametrize("width", [2, 4])
+def test_groups_that_share_a_vector(width: int) -> None:
+    """Lanes run over the filters of several groups: no matrix product, and the numbers of a group stay numbers."""
+    call = run((N, 7, 8, 6 * width), (3, 3, width, 6 * width), groups=6, before=(1, 1), after=(1, 1))
+    assert f"{width}*floordiv(" in str(call.program)
+    assert all(len(s.folds) == 3 for s in call.program.stages)

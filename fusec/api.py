@@ -248,12 +248,10 @@ def new_trace() -> Trace:
 
 def check_writable(path: Path, force: bool) -> None:
     """UsageError where a file could not be written there, before any work is done for it."""
-    if path.exists() and not force:
-        raise UsageError(
-            f"{path} exists already", hint="choose another name with --output, or overwrite it with --force"
-        )
     if path.exists() and not path.is_file():
         raise UsageError(f"cannot write {path}", hint="it is a directory, a device or a pipe; name a regular file")
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists already", hint="choose another name, or overwrite it with --force")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise UsageError(f"cannot write {path}", hint="its folder must exist and be writable")
 
@@ -312,11 +310,12 @@ def _show_code(plan: Plan, trace: Trace) -> None:
     if trace.debug < SOURCES and trace.folder is None:
         return
     maker = backend.get(plan.target.kind)
+    kind = "ll" if backend.device(plan.target.kind) is None else "cu"
     for name, kernels in plan.kernels.items():
         for i, kernel in enumerate(kernels):
             source = maker.emit(kernel, plan.target)
             trace.log(SOURCES, f"; {name}[{i}]\n{source.text}".__str__)
-            trace.dump(f"{name}-{i}", "ll", source.text.__str__)
+            trace.dump(f"{name}-{i}", kind, source.text.__str__)
             if trace.debug >= ASSEMBLY:
                 trace.show(maker.assembly(source, plan.target))
 

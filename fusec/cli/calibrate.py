@@ -41,7 +41,8 @@ def command(rounds: int, device: str, threads: int | None, as_json: bool, quiet:
     del traceback
     target = Target.parse(device)
     if target.kind != "cpu":
-        raise UsageError(f"only CPUs can be calibrated, not {device!r}")
+        hint = "`python -m bench.gpu` measures what a GPU can do" if target.kind == "cuda" else None
+        raise UsageError(f"only CPUs can be calibrated, not {device!r}", hint=hint)
     if not runs_here(target.level):
         raise UsageError(f"this machine cannot run {target}", hint="fusec doctor says what it can run")
     workers = default_workers() if threads is None else check_workers(threads)

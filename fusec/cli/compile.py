@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fusec.cli.options import compile_options, model_argument, output_options
-from fusec.cli.text import print_json, print_table, printable, say
+from fusec.cli.text import plural, print_json, print_table, printable, say
 from fusec.errors import UsageError
+from fusec.kernels.cuda import nvrtc
+from fusec.knobs import format_bytes
+
+if TYPE_CHECKING:
+    from fusec.plan.plan import Plan
+    from fusec.trace import Trace
 
 
 @click.command()
@@ -47,7 +53,7 @@ def command(
     trace, silent = api.new_trace(), as_json or quiet
     trace.finished = stages(silent or trace.debug > 0)
     made = api.compile_stages(model, make_options(**flags), trace)
-    api.open_session(made.plan, threads=1, trace=trace)  # builds the machine code now, so that the first run need not
+    built = _build(made.plan, trace)  # machine code is made now, so that the first run need not
     with trace.stage("write"):
         digest = save(made.plan, output, force=force)
     if as_json:
@@ -61,7 +67,27 @@ def command(
             "123",
             err=True,
         )
-        for line in describe_plan(made.plan):
+        for line in (*describe_plan(made.plan), *built):
             say(line)
         say(f"next: fusec inspect {output}, fusec run {output}, fusec bench {model}")
     click.echo(f"wrote {printable(str(output))}  sha256 {digest}")
+
+
+def _build(plan: Plan, trace: Trace) -> list[str]:
+    """Make the machine code of a plan, and say what is out of the ordinary about it.
+
+    Code for a device that is not here is made too, where its compiler is here, and stays in the cache.
+    """
+    from fusec import api
+    from fusec.kernels import backend
+    from fusec.runtime.device.ahead import build_ahead
+
+    if backend.runs_here(plan.target) or backend.device(plan.target.kind) is None:
+        api.open_session(plan, threads=1, trace=trace)
+        return []
+    if plan.target.kind == "cuda" and not nvrtc.is_installed():
+        return [f"  no machine code for {plan.target} was made, NVRTC is not installed: pip install nvidia-cuda-nvrtc"]
+    with trace.stage("codegen"):
+        made = build_ahead(plan, api.open_cache())
+    modules, kernels = plural(made.modules, "module"), plural(made.classes, "kernel")
+    return [f"  {modules} of {kernels} for {plan.target}, {format_bytes(made.bytes)}; there is no such device here"]

@@ -25,8 +25,8 @@ SHOWN = 25
 @click.option("--nodes", is_flag=True, help="The optimised graph, or a plan's fused graph, as text.")
 @click.option("--weights", is_flag=True, help="One row per stored weight: layout and recipe.")
 @click.option("--program", "program", default=None, metavar="P", help="The tile program of a kernel.")
-@click.option("--source", "source", default=None, metavar="P", help="The LLVM IR of a kernel.")
-@click.option("--asm", "asm", default=None, metavar="P", help="The machine code of a kernel.")
+@click.option("--source", "source", default=None, metavar="P", help="The LLVM IR or CUDA C++ of a kernel.")
+@click.option("--asm", "asm", default=None, metavar="P", help="The machine code of a kernel; for CUDA what NVRTC says.")
 @click.option("--schedule", is_flag=True, help="Each region's task lists, waits and arena, for --dim and --threads.")
 @thread_option
 @compile_options
@@ -59,7 +59,7 @@ def command(
     missing = [] if named and not schedule else [s for s in input_symbols(plan) if s not in sizes]
     timed: list[Any] = []
     if schedule or not (named or missing):
-        timed = list(schedules_of(plan, sizes if is_plan(model) else {}, _workers(threads)))
+        timed = list(schedules_of(plan, sizes if is_plan(model) else {}, threads))
     if as_json:
         document = _document(plan, stages)
         document["schedules"] = [schedule_document(t, s) for t, s in timed]
@@ -165,9 +165,3 @@ def _show_schedules(timed: list[Any]) -> None:
 
     for title, schedule in timed:
         click.echo(f"{printable(title)}: {render(schedule)}")
-
-
-def _workers(threads: int | None) -> int:
-    from fusec.runtime.workers import check_workers, default_workers
-
-    return default_workers() if threads is None else check_workers(threads)

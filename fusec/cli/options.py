@@ -105,6 +105,10 @@ def read_inputs(texts: Sequence[str], names: Sequence[str]) -> dict[str, npt.NDA
     return out
 
 
+NPY = b"\x93NUMPY"
+"""How an .npy file begins."""
+
+
 def read_array(path: Path, name: str) -> npt.NDArray[Any]:
     """An array from a .npy file, or the entry `name` of a .safetensors file. InputError where it cannot be read."""
     try:
@@ -112,7 +116,12 @@ def read_array(path: Path, name: str) -> npt.NDArray[Any]:
             from safetensors.numpy import load_file
 
             return load_file(path)[name]
+        with path.open("rb") as f:
+            if f.read(len(NPY)) != NPY:
+                raise InputError(f"{path} is no .npy file", hint="numpy.save writes one", input=name, path=str(path))
         return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
+    except InputError:
+        raise
     except KeyError as e:
         raise InputError(f"{path} holds no tensor {name!r}", input=name, path=str(path)) from e
     except FileNotFoundError as e:

@@ -14,12 +14,20 @@ from fusec.plan.plan import Plan, RegionStep
 from fusec.schedule.bind import schedule_region
 from fusec.schedule.region import bind_calls
 from fusec.schedule.schedule import Schedule
+from fusec.target import Target
 
 
-def schedules_of(plan: Plan, dims: Mapping[str, int], workers: int) -> Iterator[tuple[str, Schedule]]:
-    """For each region a title and its schedule. Symbols that `dims` leaves out are 1. UsageError for unknown symbols."""
+def schedules_of(plan: Plan, dims: Mapping[str, int], threads: int | None) -> Iterator[tuple[str, Schedule]]:
+    """For each region a title and its schedule, for `threads` workers or as many as its target has by itself.
+
+    Symbols that `dims` leaves out are 1. UsageError for unknown symbols.
+    """
     from fusec.runtime.steps import region_symbols
+    from fusec.schedule.device import schedule_device
     from fusec.tiling.cost import tile_microseconds
+
+    make = schedule_region if backend.device(plan.target.kind) is None else schedule_device
+    workers = _workers(plan.target, threads)
 
     regions = {i: s for i, s in enumerate(plan.steps) if isinstance(s, RegionStep)}
     needed = {i: region_symbols(plan, s) for i, s in regions.items()}
@@ -32,7 +40,7 @@ def schedules_of(plan: Plan, dims: Mapping[str, int], workers: int) -> Iterator[
         sizes = {n: dims.get(n, DEFAULT_DIM) for n in needed[i]}
         with plan.blamed():
             region = bind_calls(step, plan.kernels, sizes, plan.values, plan.root)
-            made = schedule_region(region, workers, lambda k: tile_microseconds(k, plan.target), scratch)
+            made = make(region, workers, lambda k: tile_microseconds(k, plan.target), scratch)
         given = ", ".join(f"{n}={x}" for n, x in sizes.items())
         yield f"step {i}" + (f" with {given}" if given else ""), made
 
@@ -49,6 +57,20 @@ def schedule_document(title: str, s: Schedule) -> dict[str, Any]:
         "arena_bytes": s.arena,
         "scratch_bytes": s.scratch,
     }
+
+
+def _workers(target: Target, threads: int | None) -> int:
+    """Threads of the team; on a device blocks: one per multiprocessor of the largest one of its level, or of the emulator."""
+    from fusec.runtime.workers import check_workers, default_workers
+
+    if threads is not None:
+        return check_workers(threads)
+    if backend.device(target.kind) is None:
+        return default_workers()
+    from fusec.kernels.cuda.emulator.device import BLOCKS
+    from fusec.tiling.device.product import MULTIPROCESSORS
+
+    return MULTIPROCESSORS.get(target.level, BLOCKS)
 
 
 class _Scratch:

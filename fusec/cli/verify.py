@@ -13,7 +13,9 @@ from fusec.measure.accuracy import Difference
 @click.command()
 @click.option("--plan", "plan_file", default=None, help="Check this plan of MODEL instead of compiling it.")
 @click.option("--against", type=click.Choice(["reference", "onnxruntime"]), default="reference", show_default=True)
-@click.option("--tolerance", type=float, default=1e-4, show_default=True, help="Largest |a-b| / (1 + peak).")
+@click.option(
+    "--tolerance", type=click.FloatRange(0), default=1e-4, show_default=True, help="Largest |a-b| / (1 + peak)."
+)
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many sets of inputs.")
 @run_options
 def command(setup: Setup, plan_file: str | None, against: str, tolerance: float, seeds: int) -> None:

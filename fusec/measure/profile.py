@@ -14,11 +14,14 @@ from fusec.errors import ExecutionError
 from fusec.measure.work import Work, work_of
 from fusec.plan.plan import HostStep
 from fusec.runtime.binding import RegionBinding
+from fusec.runtime.device.binding import DeviceBinding
+from fusec.runtime.device.times import DeviceTimes
 from fusec.runtime.session import Session
 from fusec.runtime.times import FrameTimes, WorkerTimes
 from fusec.schedule.schedule import CALL
 
 Feeds = Mapping[str, Any]
+Binding = RegionBinding | DeviceBinding
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +29,7 @@ class RegionRun:
     """One region in one run: a timeline per worker."""
 
     step: int
-    binding: RegionBinding
+    binding: Binding
     workers: list[WorkerTimes]
 
 
@@ -134,9 +137,9 @@ class _Recorder:
 
     def __init__(self, session: Session, feeds: Feeds) -> None:
         self._session, self._feeds = session, feeds
-        self._steps: list[tuple[int, RegionBinding | None, int, int]] = []
-        self._times: dict[int, FrameTimes] = {}
-        self._bindings: dict[int, RegionBinding] = {}
+        self._steps: list[tuple[int, Binding | None, int, int]] = []
+        self._times: dict[int, FrameTimes | DeviceTimes] = {}
+        self._bindings: dict[int, Binding] = {}
         for _ in range(3):  # shapes are planned, code is loaded, frames exist
             self._once()
         if session.is_direct:
@@ -146,12 +149,13 @@ class _Recorder:
         for i, binding in self._bindings.items():
             if len(binding.idle) != 1:
                 raise ExecutionError("the session is running elsewhere", hint="profile a session of its own")
-            self._times[i] = FrameTimes(binding.idle[0], binding.schedules)
+            self._times[i] = _times_of(binding)
 
     def run(self) -> Run:
         """One run with its times."""
         began, ended = self._once()
-        regions = tuple(RegionRun(i, b, self._times[i].read()) for i, b in self._bindings.items())
+        starts = {i: start for i, _, start, _ in self._steps}
+        regions = tuple(RegionRun(i, b, self._times[i].read(starts.get(i, began))) for i, b in self._bindings.items())
         hosts = tuple(HostRun(i, start, end) for i, b, start, end in self._steps if b is None)
         return Run(began, ended, regions, hosts)
 
@@ -169,6 +173,13 @@ class _Recorder:
             return began, time.perf_counter_ns()
         finally:
             self._session.steps.finished = None
+
+
+def _times_of(binding: Binding) -> FrameTimes | DeviceTimes:
+    """Tables in the only frame of a binding."""
+    if isinstance(binding, DeviceBinding):
+        return DeviceTimes(binding.idle[0], binding.planner.opened, binding.schedule)
+    return FrameTimes(binding.idle[0], binding.schedules)
 
 
 def _items(session: Session, runs: list[Run], roof: Roof | None) -> list[Item]:

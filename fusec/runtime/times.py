@@ -39,8 +39,9 @@ class FrameTimes:
         self._tables = [[np.zeros(2 + 2 * len(s.queue(w)), np.int64) for w in range(s.workers)] for s in schedules]
         self._hang(True)
 
-    def read(self) -> list[WorkerTimes]:
-        """The last run's times, a copy, for each worker that it had."""
+    def read(self, began: int = 0) -> list[WorkerTimes]:
+        """The last run's times, a copy, for each worker that it had; `began` is for devices, whose clock is another one."""
+        del began
         used = self._frame.workers_used
         for schedule, tables in zip(self._schedules, self._tables, strict=True):
             if schedule.workers == used:

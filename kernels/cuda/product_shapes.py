@@ -31,6 +31,15 @@ SIMT = {
     8: {(64, 64): (16, 4, 3)},
 }
 """Bytes of an element -> rows and columns of the tile -> steps of the fold per stage, slices of it at once, stages."""
+MMA = {
+    2: {
+        (128, 128): (32, 1, 4, 64), (128, 64): (32, 1, 4, 32), (64, 64): (64, 2, 3, 32), (32, 64): (64, 4, 3, 32),
+    },
+    4: {(128, 128): (16, 1, 4, 64), (128, 64): (32, 1, 3, 32), (64, 64): (32, 2, 3, 32), (32, 64): (32, 4, 3, 32)},
+}  # fmt: skip
+"""The same for tensor cores, and the rows of a warp."""
+WGMMA = {(128, 256): (64, 4), (128, 128): (64, 5), (128, 64): (64, 6)}
+"""Rows and columns of the tile -> steps of the fold per stage, stages."""
 GEMV_ROWS = (1, 2, 4, 8)
 GEMV_COLUMNS = 256
 """Columns that one pass sums at most where B's neighbours lie along k."""
@@ -41,6 +50,10 @@ def shape_of(form: Contraction, tiling: StageTiling) -> Shape:
     match tiling.template:
         case "simt":
             shape = _simt(form, tiling)
+        case "mma":
+            shape = _mma(form, tiling)
+        case "wgmma":
+            shape = _wgmma(form, tiling)
         case "gemv":
             shape = _gemv(form, tiling)
         case _:
@@ -60,9 +73,38 @@ def _simt(form: Contraction, tiling: StageTiling) -> Shape | None:
     return Shape(arguments, panels(tiling, depth, stages, size, size), form.dtype, form.dtype)
 
 
+def _mma(form: Contraction, tiling: StageTiling) -> Shape | None:
+    dtype = tensor_dtype(form)
+    found = MMA[dtype.itemsize].get((tiling.rows, tiling.vectors)) if dtype is not None else None
+    if dtype is None or found is None:
+        return None
+    depth, slices, stages, warp = found
+    arguments = element_type(dtype), tiling.rows, tiling.vectors, depth, slices, stages, warp
+    return Shape(arguments, panels(tiling, depth, stages, dtype.itemsize, 4), dtype, dtype)
+
+
+def _wgmma(form: Contraction, tiling: StageTiling) -> Shape | None:
+    dtype, found = tensor_dtype(form), WGMMA.get((tiling.rows, tiling.vectors))
+    if dtype not in NARROW or found is None:
+        return None
+    (depth, stages), size = found, 2
+    stage = (tiling.rows + tiling.vectors) * depth * size
+    shared = max(stages * stage, tiling.rows * (tiling.vectors + 8) * 4)
+    return Shape((element_type(dtype), tiling.rows, tiling.vectors, depth, stages), shared, dtype, dtype)
+
+
+def tensor_dtype(form: Contraction) -> DType | None:
+    """What tensor cores multiply: a 16-bit float where A and B both are that, else float as tf32; None for other sums."""
+    if form.dtype is not DType.F32:
+        return None
+    sides = {unwidened(form.left), unwidened(form.right)}
+    narrow = next(iter(sides)) if len(sides) == 1 else DType.F32
+    return narrow if narrow in NARROW else DType.F32
+
+
 def panels(tiling: StageTiling, depth: int, stages: int, size: int, sum_size: int) -> int:
     """Bytes of the stages however A and B lie, or of the tile of sums, whichever are more."""
-    pad = CHUNK // size
+    pad = max(CHUNK // size, 8)  # of either core
     stage = sum(max(n * (depth + pad), depth * (n + pad)) for n in (tiling.rows, tiling.vectors))
     return max(stages * stage * size, tiling.rows * (tiling.vectors + 8) * sum_size)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fusec.ir.dim import Dim, Extent, ceildiv, floordiv, maximum, product, substitute, symbol
 from fusec.ir.types import DType
 from fusec.kernels.cpu.contract_form import Contraction, contraction, direct_load
-from fusec.kernels.cuda.product_shapes import GEMV_ROWS, SIMT, unwidened, without_widening
+from fusec.kernels.cuda.product_shapes import GEMV_ROWS, NARROW, SIMT, tensor_dtype, unwidened, without_widening
 from fusec.kernels.kernel import Guard, StageTiling
 from fusec.kernels.layout import Layout
 from fusec.target import Target
@@ -31,8 +31,17 @@ SECTOR = 32
 """Bytes: columns of a streamed B are dealt out in multiples of this."""
 GUESS = 512
 """What is assumed of an extent that no call tells."""
-EFFICIENCY = {(128, 128): 1.0, (128, 64): 0.9, (64, 64): 0.8, (32, 64): 0.65}
-"""Of a block tile: how fast it multiplies, compared with the largest."""
+Shapes = Mapping[tuple[str, int, int], float]
+PLAIN: Shapes = {("simt", 128, 128): 1.0, ("simt", 128, 64): 0.9, ("simt", 64, 64): 0.8, ("simt", 32, 64): 0.65}
+"""Template, rows and columns of a block tile -> how fast it multiplies, compared with the largest."""
+WIDE: Shapes = {("simt", 64, 64): 1.0}
+"""For elements of 8 bytes."""
+TENSOR: Shapes = {("mma", 128, 128): 1.0, ("mma", 128, 64): 0.85, ("mma", 64, 64): 0.7, ("mma", 32, 64): 0.5}
+HOPPER: Shapes = {
+    ("wgmma", 128, 256): 1.0, ("wgmma", 128, 128): 0.85, ("wgmma", 128, 64): 0.6, ("mma", 64, 64): 0.4,
+    ("mma", 32, 64): 0.3,
+}  # fmt: skip
+"""mma.sync reaches less than two thirds of what Hopper's tensor cores can do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +70,7 @@ def product_choices(
     if not forms:
         return ()
     level = target.level.removesuffix("-emulated")
-    menu = _Menu(program, forms, MULTIPROCESSORS.get(level, MULTIPROCESSORS["sm_90"]))
+    menu = _Menu(program, forms, level)
     out = [menu.choice(guard, calls) for guard in _guards(program, forms, calls)]
     return tuple(c for c in out if c is not None)
 
@@ -94,16 +103,16 @@ def _guards(
 class _Menu:
     """The products of one program, and how the tiles for a range of sizes are chosen."""
 
-    def __init__(self, program: TileProgram, forms: Mapping[int, Contraction], processors: int) -> None:
-        self.program, self.forms, self.processors = program, forms, processors
+    def __init__(self, program: TileProgram, forms: Mapping[int, Contraction], level: str) -> None:
+        self.program, self.forms, self.level = program, forms, level
+        self.processors = MULTIPROCESSORS.get(level, MULTIPROCESSORS["sm_90"])
         self.names = {a.name for a in program.axes}
 
     def choice(self, guard: Guard | None, calls: Sequence[Mapping[str, Extent]]) -> ProductChoice | None:
         """The products within a guard; None where no template takes any of them."""
         found = [c for c in calls if guard is None or not isinstance(n := c[guard.param], int) or _admits(guard, n)]
-        sizes: list[dict[str, int]] = []
-        for call in found or [{}]:
-            sizes.append({n: self._guess(a.extent, call, guard) for n, a in self.program.axis.items()})
+        axes = self.program.axis.items()
+        sizes = [{n: self._guess(a.extent, call, guard) for n, a in axes} for call in found or [{}]]
         stages = {i: t for i, f in self.forms.items() if (t := self._stage(f, sizes)) is not None}
         if not stages and guard is None:
             return None
@@ -129,23 +138,35 @@ class _Menu:
         rows = max(s[form.m] if form.m else 1 for s in sizes)
         if rows <= FEW_ROWS and form.dtype is DType.F32:
             return StageTiling("gemv", form.n, next(n for n in GEMV_ROWS if n >= rows))
-        shapes = SIMT[form.dtype.itemsize]
-        best = min(shapes, key=lambda s: sum(self._time(form, s, size) for size in sizes))
-        return StageTiling("simt", form.n, *best)
+        shapes = self._shapes(form)
+        template, height, width = min(
+            shapes, key=lambda s: sum(self._time(form, s[1:], size) / shapes[s] for size in sizes)
+        )
+        return StageTiling(template, form.n, height, width)
+
+    def _shapes(self, form: Contraction) -> Shapes:
+        if form.dtype.itemsize == 8:
+            return WIDE
+        if tensor_dtype(form) in NARROW:
+            return HOPPER if self.level == "sm_90" else TENSOR
+        return PLAIN
 
     def _time(self, form: Contraction, shape: tuple[int, int], size: Mapping[str, int]) -> float:
-        """How long a block tile takes for all, in steps of the largest tile: waves of tiles times the time of one."""
+        """How long a block tile takes for all, in steps: waves of tiles times the sums of one."""
         rows, columns = shape
-        m, n = size[form.m] if form.m else 1, size[form.n]
-        tiles = -(-m // rows) * -(-n // columns)
-        inside = tiles if form.n not in self.names else -(-n // columns)
+        down, across = -(-(size[form.m] if form.m else 1) // rows), -(-size[form.n] // columns)
+        tiles = inside = 1
+        if form.n in self.names:
+            tiles *= across
+        else:  # a block computes all columns of its rows
+            inside *= across
+        if form.m in self.names:
+            tiles *= down
+        else:
+            inside *= down
         for axis in form.batch:
             tiles *= size[axis]
-        if form.n not in self.names:  # a block computes all columns of its rows
-            tiles //= max(1, -(-n // columns))
-        else:
-            inside = 1
-        return -(-tiles // self.processors) * inside * rows * columns / EFFICIENCY[shape]
+        return -(-tiles // self.processors) * inside * rows * columns
 
     def _streamed(self, form: Contraction) -> Extent:
         """Columns of a tile so that one wave of tiles reads all of B."""

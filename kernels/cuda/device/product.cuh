@@ -133,31 +133,44 @@ struct fx_functions<Of, 0> {
 // Brings one operand's stages into shared memory: OUTER rows (or columns) by BK steps of the fold, in lines of PITCH elements
 // along k or across it. A thread moves the same chunks of 16 bytes of every stage, so that it needs few functions. The rows
 // (or columns) are those from `start` on; those from `stop` on are zeros.
+//
+// With a negative PAD a stage is made of core matrices as wgmma reads them: 8 lines of 16 bytes lie together, then come the next
+// 16 bytes of these lines. Eight neighbouring threads then bring the 8 lines, and so write 128 contiguous bytes.
 template <class Source, int OUTER, int BK, int PAD>
 struct fx_loader {
     using T = typename Source::element;
     static constexpr bool ALONG = Source::along_k;
     static constexpr int V = 16 / (int)sizeof(T);
-    static constexpr int LINE = ALONG ? BK : OUTER, LINES = ALONG ? OUTER : BK, PITCH = LINE + PAD, SIZE = LINES * PITCH;
+    static constexpr int LINE = ALONG ? BK : OUTER, LINES = ALONG ? OUTER : BK;
+    static constexpr bool CORES = PAD < 0;
+    static constexpr int PITCH = LINE + (CORES ? 0 : PAD), SIZE = LINES * PITCH;
     static constexpr int PER_LINE = LINE / V, CHUNKS = LINES * PER_LINE, MINE = (CHUNKS + FX_THREADS - 1) / FX_THREADS;
+    // 16-bit elements that cannot be copied are rare, and tensor cores need the registers
+    static constexpr bool HOLDS = !Source::heavy && !(Source::in_memory && sizeof(T) < 4);
     static_assert(FX_THREADS % PER_LINE == 0, "a thread's chunks lie below each other");
+    static_assert(!CORES || FX_THREADS / PER_LINE % 8 == 0, "a thread's chunks have one place within core matrices");
     static_assert(PITCH * sizeof(T) % 16 == 0, "lines begin at multiples of 16 bytes");
 
     const Source& source;
     fx_int start, stop;
     bool copies;
     int line, along;  // of the first of this thread's chunks
-    fx_functions<decltype(Source::of), ALONG ? MINE : V> functions;
-    fx_vector<T, V> held[Source::heavy ? 1 : MINE];
+    fx_functions<decltype(Source::of), ALONG ? MINE : Source::in_memory ? 1 : V> functions;
+    fx_vector<T, V> held[HOLDS ? MINE : 1];
 
     FX_MEMBER fx_loader(const Source& from, fx_int first, fx_int end)
         : source(from),
           start(first),
           stop(end),
           copies(Source::in_memory && from.copies && (ALONG || end % V == 0)),
-          line(fx_thread() / PER_LINE),
-          along(fx_thread() % PER_LINE * V),
+          line(CORES ? fx_thread() / (8 * PER_LINE) * 8 + fx_thread() % 8 : fx_thread() / PER_LINE),
+          along((CORES ? fx_thread() / 8 : fx_thread()) % PER_LINE * V),
           functions(from.of, first + (ALONG ? line : along), ALONG ? FX_THREADS / PER_LINE : 1, end - 1) {}
+
+    // Where a chunk lies within a stage.
+    static FX_MEMBER int offset(int line, int along) {
+        return CORES ? (line / 8 * PER_LINE + along / V) * (8 * V) + line % 8 * V : line * PITCH + along;
+    }
 
     // Begins to bring a stage: copies go straight to the slot, anything else waits in registers for `put`.
     template <class Fold>
@@ -167,24 +180,29 @@ struct fx_loader {
             int at = line + J * (FX_THREADS / PER_LINE);
             if (CHUNKS % FX_THREADS != 0 && at >= LINES) return;
             fx_int k = fold.k() + (ALONG ? along : at), outer = start + (ALONG ? at : along);
-            T* place = slot + at * PITCH + along;
+            T* place = slot + offset(at, along);
             if constexpr (Source::heavy) {
                 compute_heavy<J>(place, fold, outer, k);
             } else {
+                fx_vector<T, V>& chunk = held[HOLDS ? J : 0];
                 if constexpr (Source::in_memory) {
+                    const T* p = nullptr;
+                    if (outer < stop && k < fold.depth()) p = functions.template get<ALONG ? J : 0>()(fold, k);
                     if (copies) {
-                        const T* p = nullptr;
-                        if (outer < stop && k < fold.depth()) p = functions.template get<ALONG ? J : 0>()(fold, k);
                         fx_copy_async<16>(place, p ? p : source.any, p != nullptr);
                         return;
                     }
+                    fx_int left = ALONG ? fold.depth() - k : stop - outer;
+                    FX_UNROLL for (int v = 0; v < V; v++) chunk.at[v] = p && v < left ? p[v] : T{};
+                } else {
+                    fx_each<V>([&](auto v) {
+                        constexpr int I = decltype(v)::value;
+                        bool inside = k + (ALONG ? I : 0) < fold.depth() && outer + (ALONG ? 0 : I) < stop;
+                        const auto& function = functions.template get<ALONG ? J : I>();
+                        chunk.at[I] = inside ? source.value(function, fold, k + (ALONG ? I : 0)) : T{};
+                    });
                 }
-                fx_each<V>([&](auto v) {
-                    constexpr int I = decltype(v)::value;
-                    bool inside = k + (ALONG ? I : 0) < fold.depth() && outer + (ALONG ? 0 : I) < stop;
-                    const auto& function = functions.template get<ALONG ? J : I>();
-                    held[J].at[I] = inside ? source.value(function, fold, k + (ALONG ? I : 0)) : T{};
-                });
+                if constexpr (!HOLDS) fx_store_vector<V>(place, chunk);
             }
         });
     }
@@ -206,10 +224,12 @@ struct fx_loader {
 
     // Writes what `fetch` holds in registers.
     FX_MEMBER void put(T* slot) {
-        if (Source::heavy || (Source::in_memory && copies)) return;
-        FX_UNROLL for (int j = 0; j < MINE; j++) {
-            int at = line + j * (FX_THREADS / PER_LINE);
-            if (CHUNKS % FX_THREADS == 0 || at < LINES) fx_store_vector<V>(slot + at * PITCH + along, held[j]);
+        if constexpr (HOLDS) {
+            if (Source::in_memory && copies) return;
+            FX_UNROLL for (int j = 0; j < MINE; j++) {
+                int at = line + j * (FX_THREADS / PER_LINE);
+                if (CHUNKS % FX_THREADS == 0 || at < LINES) fx_store_vector<V>(slot + offset(at, along), held[j]);
+            }
         }
     }
 };

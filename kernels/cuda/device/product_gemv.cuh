@@ -75,7 +75,7 @@ struct fx_gemv {
             int vectors = (width + V - 1) / V, groups = FX_THREADS / vectors, group = fx_thread() / vectors;
             fx_int column = n + fx_thread() % vectors * V;
             bool works = group < groups, whole = Right::in_memory && right.copies && columns.end % V == 0;
-            fx_functions<decltype(Right::of), V> functions(right.of, column, 1, columns.end - 1);
+            fx_functions<decltype(Right::of), Right::in_memory ? 1 : V> functions(right.of, column, 1, columns.end - 1);
             float sum[M][V];
             FX_UNROLL for (int m = 0; m < M; m++) FX_UNROLL for (int v = 0; v < V; v++) sum[m][v] = 0.0f;
             fold.restart();
@@ -89,20 +89,20 @@ struct fx_gemv {
                         int k = first + u * groups;
                         if (k >= end) continue;
                         if constexpr (Right::in_memory) {
-                            if (whole) {
-                                const T* p = functions.template get<0>()(fold, fold.k() + k);
-                                if (p)
-                                    to[u] = fx_load_once<Right::constant>(p, fx_number<V>());
-                                else
-                                    to[u] = {};
-                                continue;
+                            const T* p = functions.template get<0>()(fold, fold.k() + k);
+                            if (whole && p) {
+                                to[u] = fx_load_once<Right::constant>(p, fx_number<V>());
+                            } else {
+                                FX_UNROLL for (int v = 0; v < V; v++)
+                                    to[u].at[v] = p && column + v < columns.end ? p[v] : T{};
                             }
+                        } else {
+                            fx_each<V>([&](auto v) {
+                                constexpr int I = decltype(v)::value;
+                                bool exists = column + I < columns.end;
+                                to[u].at[I] = exists ? right.value(functions.template get<I>(), fold, fold.k() + k) : T{};
+                            });
                         }
-                        fx_each<V>([&](auto v) {
-                            constexpr int I = decltype(v)::value;
-                            bool exists = column + I < columns.end;
-                            to[u].at[I] = exists ? right.value(functions.template get<I>(), fold, fold.k() + k) : T{};
-                        });
                     }
                 };
                 load(next, group);
@@ -158,17 +158,16 @@ struct fx_gemv {
                         FX_UNROLL for (int u = 0; u < BATCH; u++) {
                             int k = first + u * span;
                             if constexpr (Right::in_memory) {
-                                if (right.copies) {
-                                    const T* p = k < length ? at(fold, fold.k() + k) : nullptr;
-                                    if (p)
-                                        to[u] = fx_load_once<Right::constant>(p, fx_number<V>());
-                                    else
-                                        to[u] = {};
-                                    continue;
+                                const T* p = k < length ? at(fold, fold.k() + k) : nullptr;
+                                if (right.copies && p) {
+                                    to[u] = fx_load_once<Right::constant>(p, fx_number<V>());
+                                } else {
+                                    FX_UNROLL for (int v = 0; v < V; v++) to[u].at[v] = p && k + v < length ? p[v] : T{};
                                 }
+                            } else {
+                                FX_UNROLL for (int v = 0; v < V; v++)
+                                    to[u].at[v] = k + v < length ? right.value(at, fold, fold.k() + k + v) : T{};
                             }
-                            FX_UNROLL for (int v = 0; v < V; v++)
-                                to[u].at[v] = k + v < length ? right.value(at, fold, fold.k() + k + v) : T{};
                         }
                     };
                     int first = (slice * 32 + fx_lane()) * V;

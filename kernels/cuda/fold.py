@@ -37,8 +37,15 @@ class Accumulator:
     def step(self) -> None:
         """Add the element at the point."""
         refs = {f"s{k}": n for k, n in enumerate(self.names)}
-        refs |= {f"a{k}": self.point.value(a) for k, a in enumerate(self.terms)}
+        refs |= {f"a{k}": self._term(a) for k, a in enumerate(self.terms)}
         self._assign([evaluate(e, refs) for e in self.rule.step])
+
+    def _term(self, e: Expr) -> str:
+        """The value of an argument; a product of 16-bit floats goes into the sum as it is."""
+        if self.dtype in _NARROW and self.fold.monoid == "sum" and isinstance(e, Prim) and e.name == "mul":
+            x, y = (self.point.value(a) for a in e.args)
+            return f"({x} * {y})"
+        return self.point.value(e)
 
     def merge(self, block: bool) -> None:
         """Give every thread of the warp, or of the block, the state of all of them."""

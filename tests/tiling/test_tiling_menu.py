@@ -152,8 +152,10 @@ def test_known_extents_give_one_kernel() -> None:
         parse_program(GEMM.replace("M, K, N)", "K, N)").replace("m: M", "m: 8").replace("[M,", "[8,")), TARGETS[1]
     )
     assert kernel.tiling.stages[0].rows == 4
-    (column,) = menu(parse_program(GEMM.replace("M, K, N)", "K)").replace("M", "8").replace("N", "1")), TARGETS[1])
-    assert column.tiling.stages[0].template == "nest"
+    for columns, template in (("1", "contract"), ("2", "nest")):
+        text = GEMM.replace("M, K, N)", "K)").replace("M", "8").replace("N", columns)
+        (few,) = menu(parse_program(text), TARGETS[1])
+        assert (few.tiling.stages[0].template, few.tiling.layouts) == (template, ())
 
 
 def test_estimates_grow_with_the_work() -> None:

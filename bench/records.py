@@ -12,6 +12,7 @@ TITLES = {
     "conv": "Convolutions",
     "chains": "Chains of matrix products",
     "attention": "Attention",
+    "loops": "Loops",
     "nests": "Loop nests",
     "speed": "What fusion buys",
     "vector_math": "Vector functions",
@@ -19,6 +20,7 @@ TITLES = {
 NOTES = {
     "gemm": "`peak` is the time that the measured multiply-add peak would take over the time taken.",
     "conv": "`peak` is the time that the measured multiply-add peak would take over the time taken.",
+    "loops": "`interpreted` is the reference implementation, node by node, which would run the bodies otherwise.",
     "nests": "`copy` is a copy of the same bytes with numpy.",
 }
 NOT_RIVALS = ("peak", "copy", "again")

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from bench import cases, compile_time, performance, report, scaling, store
+from bench import cases, compile_time, loops, performance, report, scaling, store
 from bench.models.architectures import mlp
 
 
@@ -137,3 +137,9 @@ def test_an_interrupted_file_is_whole(tmp_path: Path) -> None:
     table.add("a", {"kind": "public", "failed": "x", "seconds": 1.23456789})
     assert json.loads(table.path.read_text())["cases"]["a"]["seconds"] == 1.2346
     assert store.Table(tmp_path / "models.json", "t", "c", fresh=True).cases == {}
+
+
+def test_loops_are_measured() -> None:
+    pytest.importorskip("onnxruntime")
+    told = loops.row("scan, 32 units", 1, 3)
+    assert told["vs_interpreted"]["median"] > 0 and told["turn us"] > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +50,7 @@ class Lives:
         return out
 
 
-def find_lives(region: BoundRegion, tasks: Tasks, a: Assignment, clock: IntArray) -> Lives:
+def find_lives(region: BoundRegion, tasks: Tasks, a: Assignment, clock: npt.NDArray[np.signedinteger[Any]]) -> Lives:
     """Collect the uses of every temporary that has any."""
     names = tuple(b.name for b in region.temps if b.bytes)
     number = {name: i for i, name in enumerate(names)}

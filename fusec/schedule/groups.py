@@ -95,16 +95,26 @@ def _numbered(phase: IntArray, readers: npt.NDArray[np.uint64]) -> IntArray:
 def _distinct(later: IntArray, other: IntArray, tasks: int) -> tuple[IntArray, IntArray]:
     """Each pair of a task and another one, or a group, once, and sorted."""
     scale = max(tasks, 1)
-    keys = np.unique(later * scale + other)
+    keys = _sorted_once(later * scale + other)
     return keys // scale, keys % scale
+
+
+def _sorted_once(keys: IntArray) -> IntArray:
+    """What `np.unique` gives, several times as fast for many numbers."""
+    keys = np.sort(keys)
+    keep = np.ones(len(keys), np.bool_)
+    np.not_equal(keys[1:], keys[:-1], out=keep[1:])
+    return keys[keep]
 
 
 def _too_wide(later: IntArray, group: IntArray, phase: IntArray, most: int) -> IntArray:
     """For each group how many neighbours become one."""
     scale = int(phase.max(initial=0)) + 1
-    keys, waits = np.unique(later * scale + phase[group], return_counts=True)
+    keys = np.sort(later * scale + phase[group])
+    begins = np.flatnonzero(np.diff(keys, prepend=-1))
+    waits = np.diff(begins, append=len(keys))
     widest = np.ones(scale, np.int64)
-    np.maximum.at(widest, keys % scale, waits)
+    np.maximum.at(widest, keys[begins] % scale, waits)
     out: IntArray = -(-widest // most)[phase] if len(phase) else phase
     return out
 

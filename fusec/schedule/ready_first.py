@@ -8,6 +8,7 @@ from __future__ import annotations
 from heapq import heappop, heappush
 
 import numpy as np
+import numpy.typing as npt
 
 from fusec.kernels.kernel import IntArray
 from fusec.schedule.assign import Assignment, Costs
@@ -103,7 +104,7 @@ class _Placement:
                 heappush(self.future, (max(self.top[t], self.second[t] + self.news), t))
 
 
-def group_waits(a: Assignment, groups: Groups) -> tuple[IntArray, IntArray, IntArray]:
+def group_waits(a: Assignment, groups: Groups) -> tuple[IntArray, IntArray, npt.NDArray[np.int32]]:
     """The least waits for whole groups that keep every need: (count per task, groups, clock).
 
     Groups are listed task after task, in the order of task numbers; `clock[t, w]` is how many tasks of worker w are certainly
@@ -111,44 +112,65 @@ def group_waits(a: Assignment, groups: Groups) -> tuple[IntArray, IntArray, IntA
     followed: its clock is the latest of theirs. Looked at from the one that is planned last, a group that those before it
     imply is dropped.
     """
-    n, workers = len(a.worker), a.workers
-    place = np.empty(n, np.int64)
-    place[a.order] = np.arange(n)
-    last = np.zeros(len(groups), np.int64)
-    np.maximum.at(last, groups.of, place)
-    done = np.zeros((len(groups), workers), np.int64)
-    np.maximum.at(done.reshape(-1), groups.of * workers + a.worker, a.position)
-    needed = np.zeros(len(groups), np.bool_)
-    needed[groups.needs] = True
-    starts, of, worker, is_needed = groups.starts.tolist(), groups.of.tolist(), a.worker.tolist(), needed.tolist()
-    clock, known = np.zeros((n, workers), np.int64), np.zeros((workers, workers), np.int64)
-    after = np.zeros((len(groups), workers), np.int64)
-    found: list[IntArray | list[int]] = [()] * n  # type: ignore[list-item]
-    for t in a.order.tolist():
-        w = worker[t]
-        mine = known[w]
-        if starts[t] < starts[t + 1]:
-            wanted = groups.needs[starts[t] : starts[t + 1]]
-            missing = wanted[(done[wanted] > mine).any(1)]
-            if len(missing) == 1:
-                np.maximum(mine, after[missing[0]], out=mine)
-                found[t] = missing
-            elif len(missing):
-                found[t] = _reduced(missing[np.argsort(-last[missing])], mine, done, after)
-        clock[t] = mine
-        mine[w] += 1
-        if is_needed[of[t]]:
-            joint = after[of[t]]
-            np.maximum(joint, mine, out=joint)
-    count = np.array([len(x) for x in found], np.int64)
-    return count, np.concatenate([np.zeros(0, np.int64), *(x for x in found if len(x))]).astype(np.int64), clock
+    return _Waits(a, groups).find()
 
 
-def _reduced(missing: IntArray, mine: IntArray, done: IntArray, after: IntArray) -> list[int]:
-    """Of groups, the one that is done last first, those that the ones before do not imply; `mine` learns what they say."""
-    kept: list[int] = []
-    for g in missing.tolist():
-        if (done[g] > mine).any():
-            np.maximum(mine, after[g], out=mine)
-            kept.append(g)
-    return kept
+class _Waits:
+    """What is known so far; clocks are int32 in here, for there are many and each is read often."""
+
+    def __init__(self, a: Assignment, groups: Groups) -> None:
+        n, workers = len(a.worker), a.workers
+        self.a, self.groups = a, groups
+        place = np.empty(n, np.int64)
+        place[a.order] = np.arange(n)
+        last = np.zeros(len(groups), np.int64)
+        np.maximum.at(last, groups.of, place)
+        done = np.zeros((len(groups), workers), np.int32)
+        np.maximum.at(done.reshape(-1), groups.of * workers + a.worker, a.position.astype(np.int32))
+        final = a.order[last]
+        self.last: list[int] = last.tolist()
+        self.final = list(zip(a.worker[final].tolist(), a.position[final].tolist(), strict=True))
+        """Worker and position of the member that is planned last: mostly the one that is not known to be done."""
+        self.done = list(done)
+        self.after = list(np.zeros((len(groups), workers), np.int32))
+
+    def find(self) -> tuple[IntArray, IntArray, npt.NDArray[np.int32]]:
+        """Count per task, groups, clock."""
+        a, groups, n = self.a, self.groups, len(self.a.worker)
+        needed = np.zeros(len(groups), np.bool_)
+        needed[groups.needs] = True
+        is_needed, starts, needs = needed.tolist(), groups.starts.tolist(), groups.needs.tolist()
+        of, worker = groups.of.tolist(), a.worker.tolist()
+        clock = np.zeros((n, a.workers), np.int32)
+        known = list(np.zeros((a.workers, a.workers), np.int32))
+        found: list[list[int]] = [[]] * n
+        for t in a.order.tolist():
+            w = worker[t]
+            mine = known[w]
+            if starts[t] < starts[t + 1]:
+                missing = [g for g in needs[starts[t] : starts[t + 1]] if self.is_missing(g, mine)]
+                if missing:
+                    found[t] = self.learn(missing, mine)
+            clock[t] = mine
+            mine[w] += 1
+            if is_needed[of[t]]:
+                joint = self.after[of[t]]
+                np.maximum(joint, mine, out=joint)
+        count = np.array([len(x) for x in found], np.int64)
+        return count, np.array([g for x in found for g in x], np.int64), clock
+
+    def is_missing(self, g: int, mine: npt.NDArray[np.int32]) -> bool:
+        """Whether a group may not be done yet, for all that a clock says."""
+        w, position = self.final[g]
+        return bool(mine[w] < position) or bool((self.done[g] > mine).any())
+
+    def learn(self, missing: list[int], mine: npt.NDArray[np.int32]) -> list[int]:
+        """Of groups, the one that is done last first, those that the ones before do not imply; `mine` learns what they say."""
+        if len(missing) > 1:
+            missing.sort(key=self.last.__getitem__, reverse=True)
+        kept: list[int] = []
+        for g in missing:
+            if not kept or self.is_missing(g, mine):
+                np.maximum(mine, self.after[g], out=mine)
+                kept.append(g)
+        return kept

@@ -8,7 +8,7 @@ from onnx import TensorProto as T
 from onnx import helper as h
 from onnx import numpy_helper as nh
 
-F, I = T.FLOAT, T.INT64
+F, INTS = T.FLOAT, T.INT64
 
 
 def numbers(*shape: int, seed: int = 0) -> np.ndarray:
@@ -58,7 +58,7 @@ def table() -> ModelProto:
         h.make_node("Gather", ["w", "i"], ["a"], name="lookup"),
         h.make_node("Add", ["a", "x"], ["y"]),
     ]
-    return model(nodes, [("i", ["N"], I), ("x", ["N", 8])], [("y", ["N", 8])], {"w": numbers(5, 8)})
+    return model(nodes, [("i", ["N"], INTS), ("x", ["N", 8])], [("y", ["N", 8])], {"w": numbers(5, 8)})
 
 
 def with_host_step() -> ModelProto:

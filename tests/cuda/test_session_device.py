@@ -173,7 +173,7 @@ def test_threads(opened):
                 j = (i + k) % len(feeds)
                 if not np.array_equal(session.run(feeds[j])["y"], want[j]):
                     wrong.append((k, i))
-        except BaseException as e:  # noqa: BLE001
+        except BaseException as e:
             wrong.append(e)
 
     threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
@@ -186,7 +186,7 @@ def test_threads(opened):
 
 def test_the_memory_limit_is_kept():
     session = fusec.compile(chain(), device=DEVICE, limits=Limits(memory=1 << 20))
-    with pytest.raises(ResourceError, match="limit is 1.0 MiB"):
+    with pytest.raises(ResourceError, match=r"limit is 1\.0 MiB"):
         session.run({"x": numbers(4000, 96)})
 
 

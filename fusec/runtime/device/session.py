@@ -26,7 +26,7 @@ from fusec.runtime.workers import check_workers
 
 if TYPE_CHECKING:
     from fusec.cache import ObjectCache
-    from fusec.host.bodies import CompileBody
+    from fusec.host.inner import CompileBody
 
 
 class DeviceSession(Session):
@@ -44,6 +44,7 @@ class DeviceSession(Session):
         limits: Limits | None = None,
         cache: ObjectCache | None = None,
         opened: Opened | None = None,
+        modules: Modules | None = None,
         microseconds: Callable[[BoundKernel], float] | None = None,
         watch: Callable[[Any], None] | None = None,
         compile_body: CompileBody | None = None,
@@ -56,6 +57,7 @@ class DeviceSession(Session):
             limits: The bound on memory, checked before it is used.
             cache: Where compiled modules are kept.
             opened: The device, where the caller has opened it.
+            modules: Its modules with the plan's kernels, where the caller has built them.
             microseconds: The estimate of one average tile that schedules are made with.
             watch: Is shown every region that is planned for new shapes.
             compile_body: Compiles the graphs inside host steps when they run; without it the evaluator runs them.
@@ -71,7 +73,7 @@ class DeviceSession(Session):
         blocks = None if threads is None else check_workers(threads)
         self.opened = opened or open_target(plan.target, blocks)
         self.threads = blocks or self.opened.device.multiprocessors
-        weights, modules = Weights(plan), Modules(plan, self.opened, cache)
+        weights, modules = Weights(plan), modules or Modules(plan, self.opened, cache)
         modules.prepare()
         planner = DevicePlanner(
             plan,

@@ -17,7 +17,7 @@ from fusec.runtime.device.flight import Flight, attempts
 from fusec.runtime.steps import Place, Steps
 
 if TYPE_CHECKING:
-    from fusec.host.bodies import CompileBody
+    from fusec.host.inner import CompileBody
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from fusec.kernels.cpu.stream_form import is_streamed
 from fusec.kernels.kernel import Call, Kernel, StageTiling
 from fusec.kernels.layout import Layout
 from fusec.plan.plan import HostStep, Plan, RegionStep
+from fusec.target import Target
 from fusec.tile.program import Stage, TileProgram
 from fusec.tile.verify import verify_program
 
@@ -31,7 +32,7 @@ def check_plan(plan: Plan) -> None:
             _fail(f"program {name!r} has no kernel")
         _check_program(menu[0].program)
         for kernel in menu:
-            _check_kernel(kernel, plan.target.kind)
+            _check_kernel(kernel, plan.target)
     _Order(plan).run()
 
 
@@ -50,7 +51,7 @@ def _check_program(p: TileProgram) -> None:
         _fail(e.message)
 
 
-def _check_kernel(k: Kernel, device: str) -> None:
+def _check_kernel(k: Kernel, target: Target) -> None:
     p, t = k.program, k.tiling
     axes, params = {a.name for a in p.axes}, set(p.params)
     _unique((a for a, _ in t.tile), f"tile axis of {p.name}")
@@ -59,10 +60,10 @@ def _check_kernel(k: Kernel, device: str) -> None:
             _fail(f"a tile of {p.name} is {extent} along {axis}")
     if t.guard is not None and t.guard.param not in params:
         _fail(f"a kernel of {p.name} is guarded by {t.guard.param!r}, no parameter")
-    for stage, tiling in zip(p.stages, t.stages, strict=True):
-        _check_stage(p, stage, tiling, device)
-    if any(s.template == "stream" for s in t.stages) and not is_streamed(k):
-        _fail(f"{p.name} is to be streamed and is no attention")
+    if target.kind == "cuda":
+        _check_device_kernel(k, target.level)
+    else:
+        _check_host_kernel(k)
     _unique((o for o, _ in t.layouts), f"layout in {p.name}")
     for operand, layout in t.layouts:
         found = p.operand.get(operand)
@@ -70,13 +71,22 @@ def _check_kernel(k: Kernel, device: str) -> None:
             _fail(f"operand {operand!r} of {p.name} cannot have the layout {layout}")
 
 
-def _check_stage(p: TileProgram, stage: Stage, t: StageTiling, device: str) -> None:
-    if device == "cuda":
-        from fusec.kernels.cuda.accepts import refusal
+def _check_device_kernel(k: Kernel, level: str) -> None:
+    from fusec.tiling.device.accepts import refusal
 
-        if why := refusal(stage, t):
-            _fail(f"a stage of {p.name} cannot have the template {t.template!r}: {why}")
-        return
+    if why := refusal(k, level):
+        _fail(f"{k.program.name} cannot be tiled so for a GPU: {why}")
+
+
+def _check_host_kernel(k: Kernel) -> None:
+    p, t = k.program, k.tiling
+    for stage, tiling in zip(p.stages, t.stages, strict=True):
+        _check_stage(p, stage, tiling)
+    if any(s.template == "stream" for s in t.stages) and not is_streamed(k):
+        _fail(f"{p.name} is to be streamed and is no attention")
+
+
+def _check_stage(p: TileProgram, stage: Stage, t: StageTiling) -> None:
     axes = {*stage.axis_names, *(a.name for a in stage.folds)}
     if t.template not in ("nest", "contract", "stream") or (t.lane and t.lane not in axes):
         _fail(f"a stage of {p.name} has the template {t.template!r} along {t.lane!r}")

@@ -1,0 +1,87 @@
+"""Which tilings the templates for a device take: asked of plans that were read from files, before anything is emitted.
+
+What is refused here would be emitted as a program that reads or writes where it must not: block tiles that no template has, or
+tiles that begin where 16 bytes cannot be moved at once.
+"""
+
+from __future__ import annotations
+
+from fusec.errors import FusecError
+from fusec.ir.dim import Extent, exact_quotient
+from fusec.kernels.cpu.contract_form import Contraction, contraction, direct_load
+from fusec.kernels.cuda.emit import NESTS
+from fusec.kernels.cuda.product import TEMPLATES as PRODUCTS
+from fusec.kernels.cuda.product_shapes import shape_of, unwidened, without_widening
+from fusec.kernels.kernel import Kernel, StageTiling
+from fusec.tile.program import Stage, TileProgram
+from fusec.tiling.lane import stride
+
+MOVED = 16
+"""Bytes that products move at once."""
+BLOCK_UNIT = 8
+"""Rows and columns of block tiles are multiples of this: 16 bytes of the smallest type that products multiply."""
+MOST_TILE = 1 << 40
+
+
+def refusal(kernel: Kernel, level: str) -> str:
+    """Why a kernel cannot be emitted for a level with its tiling; empty where it can."""
+    tile = dict(kernel.tiling.tile)
+    for axis, extent in tile.items():
+        if isinstance(extent, int) and not 1 <= extent <= MOST_TILE:
+            return f"a tile is {extent} along {axis}"
+    for stage, tiling in zip(kernel.program.stages, kernel.tiling.stages, strict=True):
+        if tiling.template == "wgmma" and not level.startswith("sm_90"):
+            return f"{level} has no wgmma"
+        if why := _stage(kernel.program, stage, tiling, tile):
+            return f"a stage cannot have the template {tiling.template!r}: {why}"
+    return ""
+
+
+def _stage(program: TileProgram, stage: Stage, tiling: StageTiling, tile: dict[str, Extent]) -> str:
+    if tiling.template in NESTS:
+        return _nest(stage, tiling)
+    if tiling.template in PRODUCTS:
+        return _product(program, stage, tiling, tile)
+    return "there is no such template for CUDA"
+
+
+def _nest(stage: Stage, tiling: StageTiling) -> str:
+    if tiling.lane and tiling.lane not in {*stage.axis_names, *(a.name for a in stage.folds)}:
+        return f"it has no axis {tiling.lane!r}"
+    if (tiling.rows, tiling.vectors) != (1, 1):
+        return f"a nest has no block tiles, this one is {tiling.rows} by {tiling.vectors}"
+    if tiling.template != "points" and not stage.folds:
+        return "there is no fold to share"
+    return ""
+
+
+def _product(program: TileProgram, stage: Stage, tiling: StageTiling, tile: dict[str, Extent]) -> str:
+    form = contraction(stage)
+    if form is None:
+        return "it is no matrix product"
+    if tiling.lane and tiling.lane != form.n:
+        return f"its columns are {form.n!r}, not {tiling.lane!r}"
+    try:
+        shape_of(form, tiling)
+    except (FusecError, KeyError):
+        return f"there is no block tile of {tiling.rows} by {tiling.vectors} for {form.dtype}"
+    streamed = tiling.template == "gemv"
+    units = {form.n: _streamed_unit(program, form) if streamed else BLOCK_UNIT}
+    if form.m and not streamed:
+        units[form.m] = BLOCK_UNIT
+    for axis, unit in units.items():
+        if axis in tile and not _is_multiple(tile[axis], unit):
+            return f"tiles of {tile[axis]} along {axis} are no multiples of {unit}"
+    return ""
+
+
+def _streamed_unit(program: TileProgram, form: Contraction) -> int:
+    """Columns that a row of B moves at once."""
+    load = direct_load(without_widening(form.right))
+    if load is None or stride(program, *load, form.n) != 1:
+        return 1
+    return MOVED // unwidened(form.right).itemsize
+
+
+def _is_multiple(extent: Extent, unit: int) -> bool:
+    return extent % unit == 0 if isinstance(extent, int) else exact_quotient(extent, unit) is not None

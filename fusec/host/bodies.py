@@ -26,8 +26,8 @@ MOST_COMPILES = 32
 """How often one body is compiled at most; a new shape after that is the evaluator's."""
 FEW_NODES = 8
 FEW_ELEMENTS = 64
-"""Branches of fewer nodes, or without any larger tensor, are not worth the time that compiling them takes; bodies of loops,
-which run more often, are where they have either.
+"""Branches of fewer nodes, or without any larger tensor, are not worth the time that compiling them takes. Bodies of loops
+always are: they run often.
 """
 
 
@@ -128,8 +128,7 @@ class Body:
 
     def _is_worth(self, inputs: Sequence[object], values: Sequence[Array]) -> bool:
         sizes = [v.size for v in (*values, *self.inner.constants(inputs).values())]
-        has_much = max((*sizes, *constant_sizes(self.inner.parts.graph)), default=0) > FEW_ELEMENTS
-        return has_much or (self._is_repeated and self._has_many)
+        return self._is_repeated or max((*sizes, *constant_sizes(self.inner.parts.graph)), default=0) > FEW_ELEMENTS
 
     def _compiled(
         self, inputs: Sequence[object], values: Sequence[Array], shapes: Sequence[Sequence[Size]]

@@ -113,6 +113,6 @@ def check(seed: int) -> None:
         for name, w in want.items():
             assert got[name].shape == w.shape and got[name].dtype == w.dtype, (seed, name)
             np.testing.assert_allclose(got[name], w, rtol=1e-3, atol=1e-4, err_msg=f"{seed} {name}")
-            assert got[name].flags.owndata
+            assert not any(np.shares_memory(got[name], x) for x in feeds.values())
     assert not ends or all(b.turns <= 40 for b in session.steps.bodies)
-    assert not any(b.failed for b in session.steps.bodies), [b.why for b in session.steps.bodies]
+    assert not any(b.why for b in session.steps.bodies), [b.why for b in session.steps.bodies]

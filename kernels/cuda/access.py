@@ -132,7 +132,7 @@ def _load_vector(point: Point, e: Load, a: Access) -> str | None:
     dtype = a.storage.dtype
     place = _first(point, lane, a)
     type_ = f"fx_vector<{element_type(dtype)}, {lane.width}>"
-    whole = point.once(lane.level - 1, ("vector", id(e)), type_, lambda: f"fx_load_vector<{lane.width}>({place})")
+    whole = point.once(lane.outside, ("vector", id(e)), type_, lambda: f"fx_load_vector<{lane.width}>({place})")
     share = from_memory(f"{whole}.at[{lane.name}]", dtype)
     return point.once(lane.level, ("load", id(e)), value_type(dtype), lambda: share)
 
@@ -199,7 +199,7 @@ def _report(point: Point, a: Access) -> None:
     """Write the first index that is out of range to the status block, in the block that the index depends on."""
     for ok, read in a.reported:
         level = point.writer.home(point.fact(ok))
-        key = ("report", id(point), id(ok))
+        key = ("report", point.number, id(ok))
         if point.writer.find(level, key) is None:
             good, index = point.value(ok), point.value(read)
             point.writer.make(level, key, good, f"if (!{good}) fx_report({point.ctx.status}, {index});")
@@ -219,7 +219,7 @@ def store(point: Point, name: str, index: Sequence[Extent | Expr], value: Expr) 
         if vector is None:
             vector = lane.results[name, a.offset] = point.writer.name("r"), a
             type_ = f"fx_vector<{element_type(dtype)}, {lane.width}>"
-            point.writer.make(lane.level - 1, (id(point), "result", vector[0]), vector[0], f"{type_} {vector[0]};")
+            point.writer.make(lane.level - 1, (point.number, "result", vector[0]), vector[0], f"{type_} {vector[0]};")
         point.writer.line(f"{vector[0]}.at[{lane.name}] = {element};")
         return
     text = f"{_place(point, a)} = {element};"

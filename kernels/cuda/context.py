@@ -9,6 +9,7 @@ from fusec.errors import BugError
 from fusec.ir.dim import Dim, Extent, ceildiv, product, symbol, symbols_of
 from fusec.ir.types import DType
 from fusec.kernels.cuda.abi import SCRATCH_ALIGNMENT
+from fusec.kernels.cuda.index import upper
 from fusec.kernels.cuda.scalar import element_type, from_memory, value_type
 from fusec.kernels.cuda.writer import Writer
 from fusec.kernels.kernel import Kernel, Slot
@@ -116,7 +117,7 @@ class Context:
     def most(self, axis: str) -> int | None:
         """How many indices an axis can have in a tile, where that is known."""
         extent = self.program.axis[axis].extent
-        known = [x for x in (extent, self.tile.get(axis, extent)) if isinstance(x, int)]
+        known = [n for x in (extent, self.tile.get(axis, extent)) if (n := upper(x)) is not None]
         return max(1, min(known)) if known else None
 
     def enter_tile(self) -> None:

@@ -30,6 +30,7 @@ from __future__ import annotations
 from fusec.errors import BugError
 from fusec.kernels.cuda.context import Context
 from fusec.kernels.cuda.kernel_class import class_key
+from fusec.kernels.cuda.known import with_known
 from fusec.kernels.cuda.nest import emit_nest
 from fusec.kernels.cuda.product import TEMPLATES, emit_product
 from fusec.kernels.kernel import Kernel, Source
@@ -41,6 +42,7 @@ NESTS = frozenset(["points", "warp", "block"])
 def emit(kernel: Kernel, target: Target) -> Source:
     """The kernel's device function, its name, and what its slots, scratch and shared memory must hold."""
     entry = f"fusec_{class_key(kernel, target)[:24]}"
+    kernel = with_known(kernel)
     ctx = Context(kernel, target)
     ctx.enter_tile()
     _emit_stages(ctx, kernel)

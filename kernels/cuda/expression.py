@@ -23,8 +23,8 @@ from fusec.tile.program import Let, Statement, Store
 class Lane:
     """An axis along which `width` neighbours from index `base` on are computed by an inner loop, the block of depth `level`.
 
-    `name` counts them. Of the operands in `aligned`, neighbours that lie side by side are moved as vectors. `results` are the
-    vectors that stores have begun to fill.
+    `name` counts them, and `base` is known in the block of depth `outside`. Of the operands in `aligned`, neighbours that lie
+    side by side are moved as vectors. `results` are the vectors that stores have begun to fill.
     """
 
     axis: str
@@ -32,6 +32,7 @@ class Lane:
     base: str
     name: str
     level: int
+    outside: int
     aligned: frozenset[str]
     results: dict[object, tuple[str, access.Access]] = field(default_factory=dict)
 
@@ -45,6 +46,8 @@ class Point:
     def __init__(self, ctx: Context) -> None:
         self.ctx = ctx
         self.writer = ctx.writer
+        self.number = self.writer.name("point")
+        """Tells what this point has made from what others have in the same block."""
         self.interner = Interner()
         self.pseudo: dict[str, Expr] = {}
         """Symbols in offsets that stand for indices read from memory."""
@@ -88,12 +91,16 @@ class Point:
             yield name
 
     @contextmanager
-    def lanes(self, axis: str, base: str, width: int, aligned: frozenset[str]) -> Iterator[None]:
-        """A loop over neighbours that the compiler writes out; after it, vectors are stored."""
-        name = self.writer.name("j")
+    def lanes(
+        self, axis: str, base: str, width: int, aligned: frozenset[str], outside: int | None = None
+    ) -> Iterator[None]:
+        """A loop over neighbours that the compiler writes out. Vectors are loaded in the block of depth `outside`, where `base`
+        is known (absent: the one that is open), and stored after the loop.
+        """
+        name, outside = self.writer.name("j"), self.depth if outside is None else outside
         with self.writer.block(f"FX_UNROLL for (int {name} = 0; {name} < {width}; {name}++)", wrapped=False):
             self.place(axis, f"({base} + {name})")
-            self.lane = lane = Lane(axis, width, base, name, self.depth, aligned)
+            self.lane = lane = Lane(axis, width, base, name, self.depth, outside, aligned)
             yield
             self.lane = None
         access.store_vectors(self, lane)
@@ -178,7 +185,7 @@ class Point:
     def once(self, level: int, key: Key, type_: str, make: Callable[[], str]) -> str:
         """The name of what `key` stands for, made at its first use in the block of `level`."""
         level = self.writer.home(level)
-        key = (id(self), *key)
+        key = (self.number, *key)
         found = self.writer.find(level, key)
         if found is None:
             text = make()

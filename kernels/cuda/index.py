@@ -29,6 +29,42 @@ def _is_atom_nonnegative(a: Atom) -> bool:
     return is_nonnegative(a.b) and (a.fn == "mod" or is_nonnegative(a.a))
 
 
+def upper(x: Extent) -> int | None:
+    """The most that a polynomial can be, where that follows from its form; symbols count as not negative."""
+    if isinstance(x, int):
+        return x
+    total = 0
+    for mono, c in x.terms:
+        if c < 0:
+            if not is_nonnegative(Dim(((mono, 1),)) if mono else 0):
+                return None
+            total += c if not mono else 0
+            continue
+        for a in mono:
+            most = None if isinstance(a, str) else _upper_of_atom(a)
+            if most is None:
+                return None
+            c *= max(0, most)
+        total += c
+    return total
+
+
+def _upper_of_atom(atom: Atom) -> int | None:
+    a, b = upper(atom.a), upper(atom.b)
+    if atom.fn == "min":
+        return min((n for n in (a, b) if n is not None), default=None)
+    if atom.fn == "mod":
+        return None if b is None else b - 1
+    if a is None or (atom.fn == "max" and b is None):
+        return None
+    if atom.fn == "max":
+        return max(a, b or 0)
+    divisor = atom.b if isinstance(atom.b, int) else 1
+    if divisor < 1 or a < 0:
+        return None
+    return a // divisor if atom.fn == "floordiv" else -(-a // divisor)
+
+
 def apply_function(fn: str, x: str, y: str, plain: bool, type_: str) -> str:
     """A function of two names or literals of `type_`; `plain` where neither is negative.
 

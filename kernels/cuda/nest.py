@@ -9,16 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fusec.ir.expr import Expr, Ref
+from fusec.ir.expr import TRANSCENDENTAL, Expr, Prim, Ref
 from fusec.ir.expr import walk as parts_of
 from fusec.kernels.cuda.abi import THREADS, WARP
 from fusec.kernels.cuda.context import Context
 from fusec.kernels.cuda.expression import Point
 from fusec.kernels.cuda.fold import Accumulator
-from fusec.kernels.cuda.vectors import Vectors, find_vectors
-from fusec.kernels.cuda.walk import Span, walk
+from fusec.kernels.cuda.vectors import Vectors, find_vectors, fold_vectors
+from fusec.kernels.cuda.walk import Span, walk, walk_several
 from fusec.kernels.kernel import StageTiling
 from fusec.tile.program import Fold, Let, Stage, Statement
+
+LOADS = 4
+"""Vectors that a thread should have under way: with 512 threads on a multiprocessor that is 32 KiB."""
+MOST_WORK = 48
+"""Operations of a body up to which it is written out for several points."""
+TRANSCENDENTAL_WORK = 8
 
 
 def emit_nest(ctx: Context, stage: Stage, tiling: StageTiling) -> None:
@@ -64,17 +70,45 @@ class _Nest:
     def _vectors(self, spans: list[Span], vectors: Vectors) -> list[Span]:
         """The points that are moved as vectors; what is left of the spans."""
         *outer, last = spans
-        border = self.w.name("border")
-        whole = f"{last.low} + ({last.high} - {last.low}) / {vectors.width} * {vectors.width}"
-        ready = " && ".join(vectors.conditions(self.point, last.low)) or "true"
-        self.w.line(f"const fx_int {border} = {ready} ? {whole} : {last.low};")
+        border = self._border(last, vectors)
         groups = Span(last.axis, last.low, border, vectors.width)
-        with (
-            walk(self.point, [*outer, groups], "fx_thread()", THREADS) as names,
-            self.point.lanes(last.axis, names[last.axis], vectors.width, vectors.operands),
-        ):
-            self._body(self.stage.body)
+        copies = self._copies(vectors)
+        if copies == 1:
+            with walk(self.point, [*outer, groups], "fx_thread()", THREADS) as names:
+                self._lanes(last.axis, names[last.axis], vectors, self.point.depth)
+            return [*outer, Span(last.axis, border, last.high)]
+        main = self.point
+        with walk_several(main, [*outer, groups], "fx_thread()", THREADS, copies) as places:
+            depth = main.depth
+            for place in places:
+                self.point = Point(self.ctx)
+                for axis, name in place.names.items():
+                    self.point.place(axis, name)
+                with self.w.block(f"if ({place.there})" if place.there else "", late=True):
+                    self._lanes(last.axis, place.names[last.axis], vectors, depth)
+        self.point = main
         return [*outer, Span(last.axis, border, last.high)]
+
+    def _border(self, span: Span, vectors: Vectors) -> str:
+        """The name of the index up to which a span is taken in vectors: its start where they are not possible."""
+        border = self.w.name("border")
+        whole = f"{span.low} + ({span.high} - {span.low}) / {vectors.width} * {vectors.width}"
+        ready = " && ".join(vectors.conditions(self.point, span.low)) or "true"
+        self.w.line(f"const fx_int {border} = {ready} ? {whole} : {span.low};")
+        return border
+
+    def _lanes(self, axis: str, base: str, vectors: Vectors, outside: int) -> None:
+        with self.point.lanes(axis, base, vectors.width, vectors.operands, outside):
+            self._body(self.stage.body)
+
+    def _copies(self, vectors: Vectors) -> int:
+        """How many vectors of points a thread takes at a time: enough loads under way, of short bodies."""
+        work = sum(TRANSCENDENTAL_WORK if x.name in TRANSCENDENTAL else 1 for x in self._primitives())
+        loads = vectors.moved - len(self.stage.stores)
+        return 1 if work > MOST_WORK or loads < 1 else max(1, LOADS // loads)
+
+    def _primitives(self) -> list[Prim]:
+        return [x for e in self.stage.expressions() for x in parts_of(e) if isinstance(x, Prim)]
 
     def _ordered(self, axes: list[str]) -> None:
         """Loops over axes whose points must follow each other, then the point."""
@@ -135,15 +169,29 @@ class _Nest:
         if self.template == "points":
             self._loops([a.name for a in self.stage.folds], folds)
         else:
-            spans = [Span(a.name, *self.ctx.bounds(a.name)) for a in self.stage.folds]
-            start, step = ("fx_lane()", WARP) if self.template == "warp" else ("fx_thread()", THREADS)
-            with walk(self.point, spans, start, step):
-                self._step(folds)
+            self._shared_fold(folds)
             for f in folds:
                 f.merge(block=self.template == "block")
         for f in folds:
             f.finish()
         self.inner.clear()
+
+    def _shared_fold(self, folds: list[Accumulator]) -> None:
+        """The folds of a point, dealt out to the threads that share it: vectors, then what is left."""
+        spans = [Span(a.name, *self.ctx.bounds(a.name)) for a in self.stage.folds]
+        start, step = ("fx_lane()", WARP) if self.template == "warp" else ("fx_thread()", THREADS)
+        *outer, last = spans
+        vectors = fold_vectors(self.point, [e for f in folds for e in f.terms], last.axis)
+        if vectors is not None:
+            border = self._border(last, vectors)
+            groups = Span(last.axis, last.low, border, vectors.width)
+            with walk(self.point, [*outer, groups], start, step) as names:
+                base = names[last.axis]
+                with self.point.lanes(last.axis, base, vectors.width, vectors.operands, self.point.depth):
+                    self._step(folds)
+            spans = [*outer, Span(last.axis, border, last.high)]
+        with walk(self.point, spans, start, step):
+            self._step(folds)
 
     def _loops(self, axes: list[str], folds: list[Accumulator]) -> None:
         if not axes:

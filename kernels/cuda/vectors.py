@@ -17,11 +17,15 @@ BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """`width` neighbours are moved at once where they lie side by side in `operands`; `steps` must be multiples of it."""
+    """`width` neighbours are moved at once where they lie side by side in `operands`; `steps` must be multiples of it.
+
+    `moved` counts the vectors of a point.
+    """
 
     width: int
     operands: frozenset[str]
     steps: tuple[Extent, ...]
+    moved: int
 
     def conditions(self, point: Point, low: str) -> list[str]:
         """C++ conditions under which vectors may be used for lanes from `low` on."""
@@ -35,8 +39,17 @@ def find_vectors(point: Point, stage: Stage, lane: str) -> Vectors | None:
     """The vectors of a stage without folds; None where nothing lies side by side along the lane."""
     if stage.folds or stage.scattered:
         return None
+    return _vectors(point, _accesses(point, stage), lane)
+
+
+def fold_vectors(point: Point, terms: Sequence[Expr], lane: str) -> Vectors | None:
+    """The vectors that the arguments of folds are made of along a fold axis; None where there are none."""
+    return _vectors(point, [a for e in terms for a in _loads(point, e) if a.name not in point.changing], lane)
+
+
+def _vectors(point: Point, accesses: Sequence[access.Access], lane: str) -> Vectors | None:
     extent = point.ctx.most(lane)
-    found = [a for a in _accesses(point, stage) if _is_contiguous(point, a, lane)]
+    found = [a for a in accesses if _is_contiguous(point, a, lane)]
     if not found:
         return None
     width = BYTES // max(a.storage.dtype.itemsize for a in found)
@@ -53,7 +66,8 @@ def find_vectors(point: Point, stage: Stage, lane: str) -> Vectors | None:
     if not operands:
         return None
     needed = sorted(set[Extent]().union(*(good[o] for o in operands)), key=str)
-    return Vectors(width, operands, tuple(needed))
+    loads = len({(a.name, a.offset) for a in found if a.name in operands})
+    return Vectors(width, operands, tuple(needed), loads)
 
 
 def _accesses(point: Point, stage: Stage) -> list[access.Access]:

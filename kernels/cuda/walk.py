@@ -64,6 +64,42 @@ def walk(point: Point, spans: Sequence[Span], start: str, step: int) -> Iterator
         yield names | {s.axis: "0" for s in single}
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A point of a walk that takes several at once: names of the indices by axis, and of whether there is such a point.
+
+    `there` is "" for the first. Where there is none, the indices are those of the first.
+    """
+
+    names: dict[str, str]
+    there: str
+
+
+@contextmanager
+def walk_several(point: Point, spans: Sequence[Span], start: str, step: int, copies: int) -> Iterator[list[Place]]:
+    """`walk`, some points at a time: their loads can be under way together. Indices are bound by who uses them."""
+    w = point.writer
+    number = w.name("points")
+    counts = ", ".join(s.count for s in spans)
+    w.line(f"fx_points<{len(spans)}> {number} = {{{{{counts}}}}};")
+    w.line(f"{number}.start({start}, {step});")
+    with w.block(f"for (; {number}.going(); {number}.advance())", guard=f"{number}.going()"):
+        places: list[Place] = []
+        for copy in range(copies):
+            there, names = "", dict[str, str]()
+            if copy:
+                there = w.name("there")
+                w.line(f"{number}.advance();")
+                w.line(f"const bool {there} = {number}.going();")
+            for k, s in enumerate(spans):
+                names[s.axis] = w.name(f"{s.axis}_")
+                index = _plus(s.low, f"{number}.at[{k}]" if s.width == 1 else f"{s.width} * {number}.at[{k}]")
+                index = f"{there} ? {index} : {places[0].names[s.axis]}" if copy else index
+                w.line(f"const fx_int {names[s.axis]} = {index};")
+            places.append(Place(names, there))
+        yield places
+
+
 def _enter(point: Point, single: Sequence[Span], names: dict[str, str]) -> None:
     for axis, name in names.items():
         point.place(axis, name)

@@ -13,12 +13,14 @@ Key = tuple[object, ...]
 class Scope:
     """An open block. `before` are statements in front of it that only it needs; `made` and `made_before` name their results.
 
-    Nothing moves out of a `pinned` block. What one needs that is not `wrapped` stands beside it, for others to see.
+    Nothing moves out of a `pinned` block. What one needs that is not `wrapped` stands beside it, for others to see. `late`
+    are the blocks within it that come after all of its other lines.
     """
 
     pinned: bool = False
     wrapped: bool = True
     lines: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
     before: list[str] = field(default_factory=list)
     made: dict[Key, str] = field(default_factory=dict)
     made_before: dict[Key, str] = field(default_factory=dict)
@@ -46,18 +48,21 @@ class Writer:
         self._scopes[-1].lines.append(text)
 
     @contextmanager
-    def block(self, header: str, *, guard: str = "", pinned: bool = False, wrapped: bool = True) -> Iterator[None]:
+    def block(
+        self, header: str, *, guard: str = "", pinned: bool = False, wrapped: bool = True, late: bool = False
+    ) -> Iterator[None]:
         """A block behind `header`: a loop, a condition (`pinned`), or nothing.
 
-        `guard` says when a loop runs at all: what is written in front of it is evaluated only then.
+        `guard` says when a loop runs at all: what is written in front of it is evaluated only then. A `late` block comes after
+        what else is written into the block around it, so that this has the loads of several such blocks in front of them.
         """
-        self._scopes.append(Scope(pinned, wrapped))
+        self._scopes.append(Scope(pinned, wrapped and not late))
         yield
         inner = self._scopes.pop()
-        text = [f"{header} {{".lstrip(), *_indented(inner.lines), "}"]
+        text = [f"{header} {{".lstrip(), *_indented([*inner.lines, *inner.late]), "}"]
         if inner.before:
             text = [f"if ({guard}) {{" if guard else "{", *_indented([*inner.before, *text]), "}"]
-        self._scopes[-1].lines.extend(text)
+        (self._scopes[-1].late if late else self._scopes[-1].lines).extend(text)
 
     @contextmanager
     def function(self, header: str) -> Iterator[None]:

@@ -7,13 +7,16 @@ share of the bandwidth, which pays for handing it out; but there should be sever
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from fusec.ir.dim import Dim, Extent, ceildiv, floordiv, maximum, minimum, product, substitute
+from fusec.ir.dim import Dim, Extent, ceildiv, floordiv, maximum, minimum, product, substitute, symbols_of
 from fusec.ir.expr import Expr, Load, Ref, walk
-from fusec.kernels.kernel import StageTiling, Tiling
+from fusec.kernels.cuda.known import program_with
+from fusec.kernels.kernel import Guard, StageTiling, Tiling
 from fusec.tile.program import Fold, Let, Stage, TileProgram
 from fusec.tiling.lane import stride
+from fusec.tiling.product import uses
 from fusec.tiling.tiles import bytes_per_step
 
 INVARIANT, CONTIGUOUS, APART = 0.3, 1.0, 8.0
@@ -29,6 +32,12 @@ LEAST_BYTES = 8 << 10
 TASKS = 512
 """So many tiles there should be, where there is enough work."""
 WARPS = 8
+MOST_KNOWN = 4
+"""Values of a parameter that get a kernel of their own."""
+MOST_ROWS = 256
+"""Rows of a tile with locals."""
+SHARED_BYTES = 48 << 10
+"""What the locals of a tile may take, so that four blocks fit on a multiprocessor of Hopper."""
 UNIT = 64
 """Points along a lane that a tile is a multiple of."""
 
@@ -39,6 +48,15 @@ class Sizes:
     def __init__(self, program: TileProgram, calls: Sequence[Mapping[str, Extent]]) -> None:
         self.program = program
         self.calls = calls
+
+    def values(self, param: str) -> list[int]:
+        """The values of a parameter in calls that tell it, the most frequent first."""
+        found = Counter(n for call in self.calls if isinstance(n := call[param], int))
+        return [n for n, _ in found.most_common()]
+
+    def where(self, param: str, value: int) -> Sizes:
+        """Of the calls, those with a value of a parameter."""
+        return Sizes(self.program, [call for call in self.calls if call[param] == value])
 
     def most(self, x: Extent) -> int | None:
         """The largest value of an extent over all calls; None where some call leaves it open."""
@@ -58,9 +76,41 @@ class Sizes:
 
 
 def nest_choices(program: TileProgram, sizes: Sizes) -> tuple[Tiling, ...]:
-    """The tilings of a program whose stages are all nests, in the order in which they are tried."""
+    """The tilings of a program whose stages are all nests, in the order in which they are tried.
+
+    Locals lie in shared memory where their size is known, so there is a tiling for each value of the parameter that decides.
+    """
+    out = [_tiling(program, sizes)]
+    param = _deciding(program)
+    for n in sizes.values(param)[:MOST_KNOWN] if param else ():
+        known = program_with(program, {param: n})
+        row = _local_bytes(known)
+        if isinstance(row, int) and row <= SHARED_BYTES:
+            out.insert(-1, _tiling(known, sizes.where(param, n), Guard(param, n, n)))
+    return tuple(out)
+
+
+def _tiling(program: TileProgram, sizes: Sizes, guard: Guard | None = None) -> Tiling:
     stages = tuple(nest_stage(program, s, sizes) for s in program.stages)
-    return (Tiling(_tile(program, stages), stages),)
+    return Tiling(_tile(program, stages), stages, guard=guard)
+
+
+def _deciding(program: TileProgram) -> str:
+    """The parameter that decides how large the locals of a row are; "" where none does, or several."""
+    found = symbols_of(_local_bytes(program))
+    return min(found) if len(found) == 1 else ""
+
+
+def _local_bytes(program: TileProgram) -> Extent:
+    """Bytes of all locals for one index of every task axis."""
+    task = {a.name for a in program.axes}
+    total: Extent = 0
+    for o in program.operands:
+        indices = [x.index for s in program.stages for x in s.stores if x.operand == o.name]
+        if o.role == "local" and indices:
+            own = [d for d, i in zip(o.shape, indices[0], strict=True) if not uses(i, task)]
+            total = total + product(own) * o.dtype.itemsize
+    return total
 
 
 def nest_stage(program: TileProgram, stage: Stage, sizes: Sizes) -> StageTiling:
@@ -74,7 +124,9 @@ def nest_stage(program: TileProgram, stage: Stage, sizes: Sizes) -> StageTiling:
     most, least = sizes.most(steps), sizes.least(steps)
     if (most is not None and most <= FEW_STEPS) or alone < shared:
         return StageTiling("points", lane)
-    return StageTiling("block" if least is not None and least >= LONG else "warp", fold)
+    row = _local_bytes(program)
+    is_wide = isinstance(row, int) and SHARED_BYTES // WARPS < row <= SHARED_BYTES
+    return StageTiling("block" if is_wide or (least is not None and least >= LONG) else "warp", fold)
 
 
 def _best_points(program: TileProgram, stage: Stage) -> tuple[str, float]:
@@ -138,6 +190,8 @@ def _tile(program: TileProgram, stages: Sequence[StageTiling]) -> tuple[tuple[st
     """From the innermost task axis outwards: as many points as the budget of bytes holds, or as make enough tiles."""
     out: list[tuple[str, Extent]] = []
     inner: dict[str, Extent] = {}
+    row = _local_bytes(program)
+    rows = min(MOST_ROWS, max(1, SHARED_BYTES // max(1, row))) if isinstance(row, int) else MOST_ROWS
     total: Extent = 1
     for axis in program.axes:
         total = total * (1 if axis.sequential else maximum(1, axis.extent))
@@ -150,6 +204,8 @@ def _tile(program: TileProgram, stages: Sequence[StageTiling]) -> tuple[tuple[st
         least = maximum(1, floordiv(LEAST_BYTES, size * unit))
         enough = maximum(1, ceildiv(floordiv(total, inside * TASKS), unit))
         tile: Extent = unit * minimum(most, maximum(least, enough))
+        if row != 0:
+            tile = minimum(tile, max(1, rows // unit) * unit if not inner else 1)
         out.append((axis.name, 1 if axis.sequential else tile))
         inner[axis.name] = whole
     return tuple(reversed(out))

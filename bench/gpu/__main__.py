@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from bench.gpu.environment import environment
 from bench.gpu.lab import Lab, here, open_lab
 from bench.gpu.roofs import Sizes, roofs
 from bench.gpu.sanitizer import sanitize
+from bench.gpu.shapes import shaped
 from bench.gpu.show import show_checks, show_roofs, show_rows
 from bench.store import FOLDER, commit, today, write
 
@@ -66,14 +68,18 @@ class Run:
             self._table(name)
 
     def _check(self) -> None:
-        found = []
-        for name, make in checks.cases().items():
-            if self.options.cases and self.options.cases not in name:
-                continue
-            result = checks.check(name, make(), self.lab.target)
-            found.append(vars(result))
-            self.failed |= not result.passed
-            self.document["checks"] = found
+        target, wanted = self.lab.target, self.options.cases
+        todo: dict[str, Callable[[], checks.Check]] = {
+            name: lambda n=name, m=make: checks.check(n, m(), target)  # type: ignore[misc]
+            for name, make in checks.cases().items()
+        }
+        todo |= {x.name: lambda x=x: checks.check_shape(x, target) for x in shaped(self.lab.level)}  # type: ignore[misc]
+        found = self.document["checks"] = list[dict[str, Any]]()
+        for name, run in todo.items():
+            if wanted in name:
+                result = run()
+                found.append(vars(result))
+                self.failed |= not result.passed
         show_checks(found)
 
     def _table(self, name: str) -> None:

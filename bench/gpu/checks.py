@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bench.gpu.models import TOLERANCE, Array, Decoder, Made, chain, decoder, gemm, lstm, mlp
+from bench.gpu.shapes import Shaped
 from fusec import api
 from fusec.ir.build import GraphBuilder
 from fusec.ir.graph import Graph, Value, Weight
@@ -115,10 +116,20 @@ def cases() -> dict[str, Callable[[], Made]]:
 
 
 def check(name: str, made: Made, target: str, fuse: bool = True) -> Check:
-    """Compile, run twice, compare both runs."""
-    tolerance = TOLERANCE[made.dtype]
+    """Compile, run twice, compare both runs with float64 and with each other."""
+    return _checked(name, made, lambda: open_session(made, target, fuse=fuse), TOLERANCE[made.dtype])
+
+
+def check_shape(shaped: Shaped, target: str) -> Check:
+    """The same for a product with a tiling that is given."""
+    made = shaped.made()
+    tolerance = shaped.tolerance or TOLERANCE[made.dtype]
+    return _checked(shaped.name, made, lambda: api.open_session(shaped.plan(made, target)), tolerance)
+
+
+def _checked(name: str, made: Made, open_: Callable[[], Session], tolerance: float) -> Check:
     try:
-        session = open_session(made, target, fuse=fuse)
+        session = open_()
         got = session.run_list(made.feeds)
         again = session.run_list(made.feeds)
     except Exception as e:

@@ -181,6 +181,10 @@ def open_session(
     """A Session over a plan: kernels come from the cache of machine code, missing ones are built."""
     trace = trace or new_trace()
     if not backend.runs_here(plan.target):
+        if backend.device(plan.target.kind) is not None and not plan.from_file:
+            from fusec.runtime.code import check_target
+
+            check_target(plan.target)  # whoever asks for a device by name does not want the processor instead
         from fusec.plan.retarget import retarget
         from fusec.target import host
 

@@ -47,7 +47,9 @@ class KernelCode:
 def check_target(target: Target) -> None:
     """ExecutionError where this machine cannot execute code for a target."""
     if not backend.runs_here(target):
-        raise ExecutionError(f"this machine cannot run code for {target}", hint="compile the model for 'cpu'")
+        maker = backend.device(target.kind) if target.kind in backend.known() else None
+        why = f": {maker.missing(target.level)}" if maker is not None else ""
+        raise ExecutionError(f"this machine cannot run code for {target}{why}", hint="compile the model for 'cpu'")
 
 
 def driver_for(target: Target, cache: ObjectCache | None = None) -> Driver:

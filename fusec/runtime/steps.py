@@ -112,9 +112,10 @@ class Steps:
 
     def run(self, feeds: Mapping[str, Any], wanted: Sequence[str]) -> list[Any]:
         """Run on checked feeds; the wanted values, each in memory of its own."""
-        return self._run_in(Place(), feeds, wanted)
+        return self.run_in(Place(), feeds, wanted)
 
-    def _run_in(self, place: Place, feeds: Mapping[str, Any], wanted: Sequence[str]) -> list[Any]:
+    def run_in(self, place: Place, feeds: Mapping[str, Any], wanted: Sequence[str]) -> list[Any]:
+        """The same with values where `place` says."""
         env = dict(feeds)
         symbols = self.symbols(feeds)
         for i, step in enumerate(self._steps):

@@ -207,6 +207,52 @@ def test_a_device_without_memory_is_a_resource_error(opened, monkeypatch):
     assert session.run({"x": numbers(400, 96)})["y"].shape == (400, 96)
 
 
+def test_recorded_launches_are_replayed(opened):
+    session = fusec.compile(chain(), device=DEVICE, fuse=False)
+    unrecorded = fusec.compile(chain(), device=DEVICE, fuse=False)
+    unrecorded.steps.records = False
+    for n in range(6):
+        x = {"x": numbers(40, 96, seed=n)}
+        want = unrecorded.run(x)["y"]
+        assert np.array_equal(session.run(x)["y"], want)
+        assert (session.transfers.uploads, session.transfers.downloads) == (1, 1)
+        there = session.run({"x": OnGpu(x["x"])}, on_device=True)["y"]
+        assert (session.transfers.uploads, session.transfers.downloads) == (0, 0)
+        other = session.run(x, on_device=True)["y"]
+        assert np.array_equal(there.numpy(), want)
+        assert np.array_equal(other.numpy(), want)
+        assert there.address != other.address
+    assert len(session.steps.recordings) == 1
+    assert not unrecorded.steps.recordings
+    y = session.run({"x": numbers(3, 96)})["y"]
+    assert np.array_equal(y, unrecorded.run({"x": numbers(3, 96)})["y"])
+
+
+def test_recorded_launches_report_failures(opened):
+    session = fusec.compile(table(), device=DEVICE, fuse=False)
+    good = {"i": np.array([0, 4, -1, 2]), "x": numbers(4, 8)}
+    want = session.run(good)["y"]
+    for _ in range(5):
+        with pytest.raises(ExecutionError, match=r"lookup.*index 7 is out of range"):
+            session.run(good | {"i": np.array([0, 7, 1, 2])})
+        assert np.array_equal(session.run(good)["y"], want)
+    assert len(session.steps.recordings) == 1
+    session.opened.aborts += (
+        1  # as if another flight had been ended: every block of this one comes to its end all the same
+    )
+    assert np.array_equal(session.run(good)["y"], want)
+
+
+def test_a_device_that_is_not_here_is_refused():
+    for name in ("cuda:sm_90", "cuda:sm_80"):
+        from fusec.kernels import backend
+        from fusec.target import Target
+
+        if not backend.runs_here(Target.parse(name)):
+            with pytest.raises(ExecutionError, match=rf"this machine cannot run code for {name}: ."):
+                fusec.compile(mlp(), device=name)
+
+
 def test_plans_from_files(tmp_path, opened):
     session, x = opened(chain), {"x": numbers(17, 96)}
     session.save(tmp_path / "chain.fusec")

@@ -144,8 +144,8 @@ class DeviceBinding:
     def give(self, frame: Frame) -> None:
         """Keep a frame for the next run, or let its memory go where enough are kept."""
         idle = self.idle
-        if frame.image is not self.image:
-            return  # from before calls became launches of their own
+        if frame.image is not self.image or frame.is_recorded:
+            return  # from before calls became launches of their own, or part of a graph
         if not idle or (len(idle) < IDLE_FRAMES and (len(idle) + 1) * self.bytes <= IDLE_BYTES):
             idle.append(frame)
 

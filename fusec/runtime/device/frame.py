@@ -51,9 +51,9 @@ class Image:
 
 
 class Frame:
-    """Memory of one run at a time. `runs` is how many there were."""
+    """Memory of one run at a time. `runs` is how many there were; recorded ones belong to a graph."""
 
-    __slots__ = ("address", "image", "io", "memory", "runs")
+    __slots__ = ("address", "image", "io", "is_recorded", "memory", "runs")
 
     def __init__(self, device: Device, image: Image) -> None:
         self.image = image
@@ -66,6 +66,7 @@ class Frame:
         device.upload(self.memory, 0, words)
         self.io = np.zeros(image.io_count, np.int64)
         self.runs = 0
+        self.is_recorded = False
 
     def set_io(self, device: Device, addresses: Sequence[int]) -> None:
         """Where this run's inputs and outputs are. Nothing is copied where they are where they were."""

@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from fusec.errors import ExecutionError
-from fusec.plan.plan import Plan
+from fusec.plan.plan import Plan, RegionStep
 from fusec.runtime.binding import Planner
 from fusec.runtime.device.arrays import DeviceArray
 from fusec.runtime.device.binding import DeviceBinding, DevicePlanner
-from fusec.runtime.device.flight import Flight, attempts
+from fusec.runtime.device.flight import CutOffError, Flight, attempts
+from fusec.runtime.device.recording import Recording, record
 from fusec.runtime.steps import Place, Steps
 
 if TYPE_CHECKING:
     from fusec.host.inner import CompileBody
+
+RECORD_AT = 3
+"""Runs with the same shapes after which a graph is made: it costs about as much as a run of its launches."""
+MOST_RECORDINGS = 8
 
 
 @dataclass(slots=True)
@@ -94,7 +99,10 @@ class DevicePlace(Place):
 
 
 class DeviceSteps(Steps):
-    """The steps of a plan for a device. `transfers` are those of the run that ended last."""
+    """The steps of a plan for a device. `transfers` are those of the run that ended last.
+
+    With `records`, launches of plans of several regions without host steps become a graph once the same shapes come again.
+    """
 
     most_bytes = 8 << 30
 
@@ -108,18 +116,61 @@ class DeviceSteps(Steps):
         super().__init__(plan, cast(Planner, planner), on_drop, compile_body)
         self.on_device = planner
         self.transfers = Transfers()
+        self.records = len(plan.steps) > 1 and all(isinstance(s, RegionStep) for s in plan.steps)
+        self._seen: dict[tuple[Any, ...], int] = {}
+        self.recordings: dict[tuple[Any, ...], Recording] = {}
 
     def run(self, feeds: Mapping[str, Any], wanted: Sequence[str], on_device: bool = False) -> list[Any]:
         """Run on checked feeds; the wanted values, each in memory of its own."""
+        opened, patience = self.on_device.opened, self.on_device.patience
+        recording = self._recording(feeds, wanted) if self.records and self.finished is None else None
+        if recording is not None and recording.lock.acquire(blocking=False):
+            try:
+                return self._replay(recording, Flight(opened, patience), feeds, on_device)
+            except CutOffError:
+                self.recordings = {k: r for k, r in self.recordings.items() if r is not recording}
+            finally:
+                recording.lock.release()
 
         def once(flight: Flight) -> list[Any]:
             place = DevicePlace(flight, on_device, self.finished is not None)
-            made = self._run_in(place, feeds, wanted)
+            made = self.run_in(place, feeds, wanted)
             flight.land()
             self.transfers = place.transfers
             return made
 
-        return attempts(self.on_device.opened, self.on_device.patience, once)
+        return attempts(opened, patience, once)
+
+    def _replay(self, recording: Recording, flight: Flight, feeds: Mapping[str, Any], on_device: bool) -> list[Any]:
+        transfers = Transfers()
+        try:
+            made = recording.run(flight, feeds, on_device, transfers)
+            flight.land()
+        except BaseException:
+            flight.drop()
+            raise
+        if not on_device:
+            transfers.downloads = len(made)
+            transfers.downloaded = sum(x.nbytes for x in made)
+            made = [x.download() for x in made]
+        self.transfers = transfers
+        return made
+
+    def _recording(self, feeds: Mapping[str, Any], wanted: Sequence[str]) -> Recording | None:
+        """The recording for the shapes of some feeds, made when they come the third time."""
+        key = tuple([getattr(a, "shape", None) for a in feeds.values()]), tuple(wanted)
+        found = self.recordings.get(key)
+        if found is not None:
+            return found
+        seen = self._seen[key] = self._seen.get(key, 0) + 1
+        if seen != RECORD_AT:
+            return None
+        if len(self.recordings) >= MOST_RECORDINGS:
+            self.recordings = {}
+        made = record(self, feeds, wanted)
+        if made is not None:
+            self.recordings = {**self.recordings, key: made}
+        return made
 
     def binding_on_device(self, index: int, symbols: Mapping[str, int]) -> DeviceBinding:
         """The region of a step for these symbols."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.gpu.report import gpu_section
 from bench.records import NOTES, TITLES, table_of
 from bench.store import FOLDER
 from fusec.measure.rounds import geometric_mean
@@ -41,6 +42,7 @@ def render(folder: Path = FOLDER) -> str:
         "models.json": _models,
         "scaling.json": _scaling,
         "compile.json": _compile,
+        "gpu.json": gpu_section,
     }
     files = {p.name: json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))}
     for name in [*(n for n in known if n in files), *(n for n in files if n not in known)]:

@@ -11,11 +11,14 @@ import numpy as np
 from bench.gpu.checks import as_wide, open_session, templates_of
 from bench.gpu.lab import Lab
 from bench.gpu.models import TOLERANCE, Decoder, Made, chain, decoder, gemm, lstm, mlp
+from bench.gpu.report import TABLES
 from bench.gpu.rivals import Running, cublas, torch_rivals
 from fusec.measure.accuracy import compare
 from fusec.measure.rounds import measure
 from fusec.runtime.device.arrays import DeviceArray
 from fusec.runtime.device.session import DeviceSession
+
+__all__ = ["TABLES", "Case", "cases", "row", "small_cases"]
 
 FUSED, AGAIN = "fusec", "again"
 
@@ -30,12 +33,6 @@ class Case:
     unfused: bool = True
 
 
-TABLES = {
-    "fusion": "One launch for a whole model: batch-1 MLP, LSTM stack, transformer decode",
-    "gemm": "Matrix products beside cuBLAS",
-    "bandwidth": "Decode of a billion parameters beside the copy bandwidth",
-    "chains": "Chains of two matrix products",
-}
 CHAINS = {
     "bert_base": (12, 512, 64, 512, 64),
     "vit_large": (16, 256, 64, 256, 64),

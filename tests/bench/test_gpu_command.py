@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bench.gpu import __main__ as command
-from bench.gpu import checks, models, rivals, roofs, sanitizer, tables
+from bench.gpu import checks, models, report, rivals, roofs, sanitizer, shapes, tables
 from fusec.kernels.cuda import machine, nvrtc
 from fusec.kernels.cuda.module import PRELUDE
 
@@ -37,6 +37,9 @@ def test_every_part_runs_on_the_emulator(tmp_path: Path, capsys: pytest.CaptureF
     assert "unfused" in document["fusion"][0]["ratios"]
     assert "apart" in document["chains"][0]["ratios"]
     assert "of_copy" in document["bandwidth"][0]
+    section = "\n".join(report.gpu_section(document))
+    assert "Checked against float64: 1 of 1 models right" in section
+    assert all(f"### {title}" in section for title in tables.TABLES.values())
     out = capsys.readouterr().out
     assert all(title in out for title in tables.TABLES.values())
 
@@ -94,6 +97,33 @@ def test_reports_of_the_sanitizer_are_read() -> None:
     assert told["first"].startswith("Invalid __global__ read of size 4 bytes | at fusec_region")
     races = "========= Error: Race reported between Write access\n========= RACECHECK SUMMARY: 1 hazard displayed (1 error)\n"
     assert sanitizer.read_report(races, 99)["errors"] == 1
+
+
+def test_losses_and_failures_are_told() -> None:
+    ratio = {"median": 0.5, "low": 0.49, "high": 0.51}
+    row = {
+        "case": "a|b",
+        "seconds": {"fusec": 1e-3},
+        "noise": {"low": 0.98, "high": 1.02},
+        "ratios": {"torch eager": ratio},
+    }
+    document = {
+        "machine": {"gpu": "G", "target": "cuda:sm_90", "multiprocessors": 1, "nvrtc": "13.0", "driver": "580"},
+        "checks": [{"name": "bad", "problem": "", "required": 1.0, "tolerance": 0.1, "templates": ["points"]}],
+        "gemm": [{**row, "tflops": 1.0, "notes": ["x is not timed"]}, {"case": "c", "failed": "no"}],
+        "sanitizer": {"memcheck": {"exit_code": 99, "errors": 3, "first": "Invalid read"}},
+    }
+    text = "\n".join(report.gpu_section(document))
+    for words in ("0 of 1 models right", "**bad** is wrong: 1", "0.50x [0.49, 0.51] **slower**", "a/b", "x is not timed",
+                  "c: failed: no", "memcheck: 3 errors, the first: Invalid read"):  # fmt: skip
+        assert words in text
+
+
+def test_every_block_tile_is_among_the_checks() -> None:
+    names = [x.name for x in shapes.shaped("sm_90")]
+    assert len(set(names)) == len(names)
+    assert {n.split()[0] for n in names} == {"gemv", "simt", "mma", "wgmma"}
+    assert not [x for x in shapes.shaped("sm_80") if x.tiling.template == "wgmma"]
 
 
 def test_models_are_as_large_as_they_say() -> None:

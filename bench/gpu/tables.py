@@ -17,10 +17,13 @@ from fusec.measure.accuracy import compare
 from fusec.measure.rounds import measure
 from fusec.runtime.device.arrays import DeviceArray
 from fusec.runtime.device.session import DeviceSession
+from fusec.runtime.device.steps import DeviceSteps
 
 __all__ = ["TABLES", "Case", "cases", "row", "small_cases"]
 
 FUSED, AGAIN = "fusec", "again"
+WARM = 4
+"""Runs before answers are compared: graphs are made after a few."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def row(lab: Lab, case: Case, rounds: int, copy_gbs: float | None) -> dict[str, 
     for name, subject in subjects.items():
         if name == FUSED:
             continue
-        subject.run()
+        for _ in range(WARM):
+            subject.run()
         got = [as_wide(x) for x in subject.outputs()]
         worst = max(
             (d.required for d in compare([str(i) for i in range(len(got))], got, want[: len(got)])), default=0.0
@@ -115,14 +119,26 @@ def _subjects(lab: Lab, case: Case, made: Made, notes: list[str]) -> dict[str, R
         out[name] = _fusec(lab, made, notes, passes=passes)
     if case.unfused:
         out["unfused"] = _fusec(lab, made, notes, fuse=False)
+        out["unfused graph"] = _fusec(lab, made, notes, fuse=False, graph=True)
     if lab.emulated:
         return out
     return out | torch_rivals(made, "cuda", notes)
 
 
-def _fusec(lab: Lab, made: Made, notes: list[str], fuse: bool = True, passes: str = "", told: bool = False) -> Running:
-    """A session whose inputs lie on the device and whose outputs stay there."""
+def _fusec(
+    lab: Lab,
+    made: Made,
+    notes: list[str],
+    fuse: bool = True,
+    passes: str = "",
+    told: bool = False,
+    graph: bool = False,
+) -> Running:
+    """A session whose inputs lie on the device and whose outputs stay there; with `graph` its launches are one CUDA graph."""
     session = open_session(made, lab.target, fuse, passes)
+    if not fuse:
+        assert isinstance(session.steps, DeviceSteps)
+        session.steps.records = session.steps.records and graph
     if told:
         steps = [len(getattr(s, "calls", ())) for s in session.plan.steps]
         notes.append(f"{sum(steps)} kernels in {len(steps)} steps; {', '.join(templates_of(session))}")

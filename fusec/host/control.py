@@ -9,7 +9,7 @@ import numpy as np
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops.op_loop import Loop as ReferenceLoop
 
-from fusec.host.loops import Turn, run_batched_scan, run_loop, run_scan, scanning
+from fusec.host.loops import Turn, run_loop, run_scan, scanning
 
 
 class MayBeEmpty(OpRun):
@@ -62,11 +62,8 @@ class Scan(OpRun):
 
     def _run(self, *args: Any, context: Any = None, **_: Any) -> tuple[Any, ...]:
         body = getattr(self, "body")  # noqa: B009  # the base class sets it from the attribute
-        scan = scanning(vars(self))
-        run, states = run_scan, len(args) - scan.count
-        if self.run_params["opsets"].get("", 1) < 9:
-            run, states = run_batched_scan, states - 1
-        return tuple(run(_turn(body, context), args, scan, body.output_types[states:]))
+        scan = scanning(vars(self), self.run_params["opsets"].get("", 1))
+        return tuple(run_scan(_turn(body, context), args, scan, body.output_types[scan.states(len(args)) :]))
 
 
 def _turn(body: Any, context: Any) -> Turn:

@@ -10,7 +10,7 @@ import onnx
 
 from fusec.host.bodies import Body
 from fusec.host.inner import Control
-from fusec.host.loops import run_batched_scan, run_loop, run_scan, scanning
+from fusec.host.loops import run_loop, run_scan, scanning
 from fusec.host.unroll import Roles
 
 WRONG = (ValueError, TypeError, LookupError)
@@ -74,11 +74,9 @@ class CompiledScan:
 
     def __init__(self, control: Control) -> None:
         self._inputs = len(control.proto.input)
-        self._run = run_batched_scan if dict(control.node.attr("opsets")).get("", 1) < 9 else run_scan
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in control.proto.attribute}
-        self._scan = scanning(attributes)
-        first = 1 if self._run is run_batched_scan else 0
-        states = self._inputs - first - self._scan.count
+        self._scan = scanning(attributes, dict(control.node.attr("opsets")).get("", 1))
+        states = self._scan.states(self._inputs)
         self._scanned = _scanned(control, states)
         self.bodies: tuple[Body, ...] = (Body(control, "body", Roles(states, is_loop=False)),)
 
@@ -87,7 +85,7 @@ class CompiledScan:
         (body,) = self.bodies
         try:
             turn = body.bind(inputs)
-            return _own(self._run(turn, inputs[: self._inputs], self._scan, self._scanned, turn.find_leap), inputs)
+            return _own(run_scan(turn, inputs[: self._inputs], self._scan, self._scanned, turn.find_leap), inputs)
         except WRONG as e:  # the evaluator says it in its own words
             raise body.refuse(str(e)) from e
 

@@ -62,23 +62,32 @@ def run_loop(
 
 @dataclass(frozen=True)
 class Scanning:
-    """The attributes of a Scan: how many inputs are scanned, and axes and directions (1 is backwards), 0 where missing."""
+    """The attributes of a Scan: how many inputs are scanned, and axes and directions (1 is backwards), 0 where missing.
+
+    A batched one, of opset 8, has a batch in front of everything and lengths as its first input.
+    """
 
     count: int
+    is_batched: bool
     input_axes: Sequence[int] = field(default=())
     input_directions: Sequence[int] = field(default=())
     output_axes: Sequence[int] = field(default=())
     output_directions: Sequence[int] = field(default=())
 
+    def states(self, inputs: int) -> int:
+        """How many of so many inputs are states."""
+        return inputs - self.count - self.is_batched
 
-def scanning(attributes: Mapping[str, Any]) -> Scanning:
-    """The attributes of a Scan of any opset: the first has directions only, those of the inputs."""
+
+def scanning(attributes: Mapping[str, Any], opset: int) -> Scanning:
+    """The attributes of a Scan: the first has directions only, those of the inputs."""
 
     def numbers(name: str) -> Sequence[int]:
         return tuple(attributes.get(name) or ())
 
     return Scanning(
         int(attributes["num_scan_inputs"]),
+        opset < 9,
         numbers("scan_input_axes"),
         numbers("scan_input_directions") or numbers("directions"),
         numbers("scan_output_axes"),
@@ -94,6 +103,16 @@ def run_scan(
     find_leap: FindLeap | None = None,
 ) -> list[Any]:
     """The final states, then what was scanned. ValueError where the scanned inputs differ in length."""
+
+    def one(values: Sequence[Any]) -> list[Any]:
+        return _run_one(turn, values, scan, scanned, find_leap)
+
+    return _each_of_batch(one, args, scan) if scan.is_batched else one(args)
+
+
+def _run_one(
+    turn: Turn, args: Sequence[Any], scan: Scanning, scanned: Sequence[onnx.TypeProto], find_leap: FindLeap | None
+) -> list[Any]:
     states, inputs = list(args[: len(args) - scan.count]), args[len(args) - scan.count :]
     sources = [np.ascontiguousarray(np.moveaxis(v, a, 0)) if a else v for v, a in _with(inputs, scan.input_axes)]
     sources = [v[::-1] if back else v for v, back in _with(sources, scan.input_directions)]
@@ -118,21 +137,15 @@ def run_scan(
     return [*states, *(np.moveaxis(v, 0, a) for v, a in _with(stacked, scan.output_axes))]
 
 
-def run_batched_scan(
-    turn: Turn,
-    args: Sequence[Any],
-    scan: Scanning,
-    scanned: Sequence[onnx.TypeProto],
-    find_leap: FindLeap | None = None,
-) -> list[Any]:
-    """Opset 8: a batch in front of everything, each of a length of its own; what is behind that stays zero."""
+def _each_of_batch(one: Callable[[Sequence[Any]], list[Any]], args: Sequence[Any], scan: Scanning) -> list[Any]:
+    """Each of a batch has a length of its own; what is behind that stays zero."""
     lengths, values = args[0], args[1:]
-    states = len(values) - scan.count
+    states = scan.states(len(args))
     rows = []
     for b in range(len(values[0])):
         length = None if lengths is None else int(lengths[b])
         row = [v[b, ...] if i < states else v[b, :length] for i, v in enumerate(values)]
-        rows.append(run_scan(turn, row, scan, scanned, find_leap))
+        rows.append(one(row))
     whole = values[states].shape[1]
     return [
         np.stack([r if i < states else _lengthened(r, whole) for r in column])

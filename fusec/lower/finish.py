@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from fusec.ir.dim import Dim, Extent, substitute, symbol, symbols_of
@@ -163,6 +163,18 @@ def drop_units(p: TileProgram) -> TileProgram:
             if accesses and all(i[d] == 0 and isinstance(i[d], int) for i in accesses):
                 p = drop_dimension(p, o.name, d)
     return p
+
+
+def polynomials(s: Stage) -> Iterator[Extent]:
+    """All indices of a stage that are polynomials of axes and sizes."""
+    for e in s.expressions():
+        for x in walk(e):
+            if isinstance(x, Index):
+                yield x.value
+            elif isinstance(x, Load):
+                yield from (i for i in x.index if isinstance(i, int | Dim))
+    for store in s.stores:
+        yield from (i for i in store.index if isinstance(i, int | Dim))
 
 
 def accesses_of(s: Stage, operand: str) -> list[Load | Store]:

@@ -20,9 +20,16 @@ from dataclasses import replace
 from itertools import pairwise
 
 from fusec.ir.dim import Dim, Extent, floordiv, linear, mod, substitute, symbols_of
-from fusec.ir.expr import Expr, Index, Load, rewrite, walk
+from fusec.ir.expr import Expr, Index, Load, rewrite
 from fusec.lower.entries import axis_symbol
-from fusec.lower.finish import accesses_of, change_operand, is_contraction, map_expressions, substitute_axes
+from fusec.lower.finish import (
+    accesses_of,
+    change_operand,
+    is_contraction,
+    map_expressions,
+    polynomials,
+    substitute_axes,
+)
 from fusec.tile.program import Axis, Stage, Statement, Store, TileProgram
 
 
@@ -73,7 +80,7 @@ def merge(p: TileProgram, a: str, b: str) -> TileProgram | None:
         for d in found:
             p = _merge_dimensions(p, o.name, d)
     for s in p.stages:
-        if not all(_runs_through(i, a, b, inner) for i in _polynomials(s)):
+        if not all(_runs_through(i, a, b, inner) for i in polynomials(s)):
             return None
     outer = p.axis[a].extent
     # a*B + b with a = 0 is b, which now runs over both extents
@@ -89,17 +96,6 @@ def _same_place(s: Stage, a: str, b: str) -> bool:
         if a in axes or b in axes:
             return a in axes and b in axes and axes.index(b) == axes.index(a) + 1
     return True
-
-
-def _polynomials(s: Stage) -> Iterator[Extent]:
-    for e in s.expressions():
-        for x in walk(e):
-            if isinstance(x, Index):
-                yield x.value
-            elif isinstance(x, Load):
-                yield from (i for i in x.index if isinstance(i, int | Dim))
-    for store in s.stores:
-        yield from (i for i in store.index if isinstance(i, int | Dim))
 
 
 def _runs_through(i: Extent, a: str, b: str, inner: Extent) -> bool:

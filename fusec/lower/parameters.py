@@ -23,9 +23,9 @@ from fusec.ir.dim import (
     symbol,
     symbols_of,
 )
-from fusec.ir.expr import Expr, Index, Load, Ref, rewrite, walk
+from fusec.ir.expr import Expr, Index, Load, Ref, rewrite
 from fusec.lower.entries import is_axis
-from fusec.lower.finish import accesses_of, is_contraction, map_expressions
+from fusec.lower.finish import accesses_of, is_contraction, map_expressions, polynomials
 from fusec.tile.program import Axis, Fold, Let, Operand, Stage, Statement, Store, TileProgram
 from fusec.tile.verify import RESERVED
 
@@ -355,12 +355,6 @@ def used_symbols(axes: Sequence[Axis], operands: Sequence[Operand], stages: Sequ
         yield from (d for o in operands for d in o.shape)
         for s in stages:
             yield from (a.extent for a in (*s.own, *s.folds))
-            yield from (i for x in s.stores for i in x.index if isinstance(i, int | Dim))
-            for e in s.expressions():
-                for x in walk(e):
-                    if isinstance(x, Index):
-                        yield x.value
-                    elif isinstance(x, Load):
-                        yield from (i for i in x.index if isinstance(i, int | Dim))
+            yield from polynomials(s)
 
     return frozenset[str]().union(*(symbols_of(x) for x in all_extents()))

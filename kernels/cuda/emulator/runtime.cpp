@@ -13,11 +13,14 @@ fx_rt_thread* fx_current;
 namespace fx {
 
 static std::mutex busy;
+static char launches;  // launches follow each other: the race detector must know
 
 static void run_thread() {
     Grid& g = *grid;
     arrived(g.main);
+    acquire(&launches);
     g.entry(g.frame);
+    release_to(&launches);
     Fiber* f = g.current;
     if (f->pending && !(f->pending->copies.empty() && f->pending->groups.empty() && f->pending->stores.empty() &&
                         f->pending->store_groups.empty()))

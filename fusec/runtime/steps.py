@@ -88,8 +88,6 @@ class Place:
 class Steps:
     """The steps of a plan. Any number of threads may run them at once; a lock is held only while a region is planned."""
 
-    most_bytes = BINDING_BYTES
-
     def __init__(
         self,
         plan: Plan,
@@ -131,6 +129,11 @@ class Steps:
             for name in self._drop_after[i]:
                 env.pop(name, None)
         return self._results(env, symbols, feeds, wanted, place)
+
+    @property
+    def most_bytes(self) -> int:
+        """How much memory the frames of all bindings may have."""
+        return BINDING_BYTES
 
     def symbols(self, feeds: Mapping[str, Any]) -> Symbols:
         """The symbols that the shapes of the inputs determine. InputError where they contradict."""

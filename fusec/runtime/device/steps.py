@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 RECORD_AT = 3
 """Runs with the same shapes after which a graph is made: it costs about as much as a run of its launches."""
 MOST_RECORDINGS = 8
+MOST_BYTES = 8 << 30
 
 
 @dataclass(slots=True)
@@ -104,8 +105,6 @@ class DeviceSteps(Steps):
     With `records`, launches of plans of several regions without host steps become a graph once the same shapes come again.
     """
 
-    most_bytes = 8 << 30
-
     def __init__(
         self,
         plan: Plan,
@@ -119,6 +118,11 @@ class DeviceSteps(Steps):
         self.records = len(plan.steps) > 1 and all(isinstance(s, RegionStep) for s in plan.steps)
         self._seen: dict[tuple[Any, ...], int] = {}
         self.recordings: dict[tuple[Any, ...], Recording] = {}
+
+    @property
+    def most_bytes(self) -> int:
+        """How much device memory the frames of all bindings may have."""
+        return MOST_BYTES
 
     def run(self, feeds: Mapping[str, Any], wanted: Sequence[str], on_device: bool = False) -> list[Any]:
         """Run on checked feeds; the wanted values, each in memory of its own."""

@@ -90,6 +90,8 @@ def fact(point: Point, e: Load) -> int:
         return 0
     if e.operand in point.changing:
         return point.depth
+    if id(e) in point.given:
+        return point.given[id(e)][1]
     a = point.access_of(e)
     return max([point.fact_of(a.offset), *(_fact(point, c) for c in a.inside)])
 
@@ -103,6 +105,9 @@ def load(point: Point, e: Load) -> str:
     operand = point.ctx.program.operand.get(e.operand)
     if operand is not None and operand.role == "scalar":
         return point.ctx.scalar(e.operand)
+    if id(e) in point.given:
+        place, level = point.given[id(e)]
+        return point.once(level, ("given", id(e)), value_type(e.dtype), lambda: from_memory(place, e.dtype))
     a = point.access_of(e)
     _report(point, a)
     dtype = a.storage.dtype

@@ -52,11 +52,12 @@ class CudaBackend:
         return emit(kernel, target)
 
     def assembly(self, source: Source, target: Target) -> str:
-        """What the compiler says about a module of this kernel alone: registers, spills, shared memory."""
+        """The machine code of a module with this kernel alone, after what the compiler says about its registers."""
+        from fusec.kernels.cuda import lint, nvrtc
         from fusec.kernels.cuda.module import module_text
-        from fusec.kernels.cuda.nvrtc import build
 
-        return build(module_text([source]), target.level.removesuffix(EMULATED)).log
+        cubin = nvrtc.build(module_text([source]), target.level.removesuffix(EMULATED))
+        return f"{cubin.log}\n{lint.sass(cubin)}"
 
     def build_module(
         self, kernels: Sequence[Kernel], target: Target, cache: ObjectCache | None, *, wide: bool = False

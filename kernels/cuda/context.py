@@ -60,7 +60,7 @@ class Context:
         self._numbers: dict[Slot, int] = {}
         self._entry: list[str] = []
         self._storage: dict[str, Storage] = {}
-        self._merging = -1
+        self._merging: dict[int, str] = {}
 
     # ---- arguments
 
@@ -156,13 +156,10 @@ class Context:
         return f"(task.shared + {offset})"
 
     def merging(self, size: int) -> str:
-        """Shared memory for merging the states of a fold, which all folds of the kernel take in turn."""
-        if self._merging < 0:
-            self._merging = -(-self.shared_bytes // LINE) * LINE
-            self.shared_bytes = self._merging + MERGING_BYTES
-        if size > MERGING_BYTES:
-            raise BugError(f"{self.program.name}: a fold has states of {size} bytes")
-        return f"(task.shared + {self._merging})"
+        """Shared memory for merging the states of a fold, which all folds of the kernel that need as much take in turn."""
+        if size not in self._merging:
+            self._merging[size] = self.shared(size)
+        return self._merging[size]
 
     def storage(self, name: str) -> Storage:
         """Where an operand lies."""
@@ -197,7 +194,7 @@ class Context:
             most = self.most(axis)
             shape[d], origin[d] = symbol(f"tile_{axis}") if most is None else most, symbol(f"start_{axis}")
         size = product(shape) * operand.dtype.itemsize
-        if isinstance(size, int) and self.shared_bytes + size + MERGING_BYTES + LINE <= SHARED_BYTES:
+        if isinstance(size, int) and self.shared_bytes + size + LINE <= SHARED_BYTES:
             memory = self.shared(size)
         else:
             memory = self.scratch(size)
@@ -221,10 +218,6 @@ class Context:
                 if isinstance(i, int | Dim) and (axes := symbols_of(i) & self.task_axes):
                     out[d] = min(axes)
         return out
-
-
-MERGING_BYTES = 256
-"""Shared memory for a state per warp: up to 32 bytes each."""
 
 
 def physical(layout: Layout, shape: Sequence[Extent]) -> Callable[[Sequence[Extent]], Extent]:

@@ -33,10 +33,11 @@ from fusec.kernels.cuda.kernel_class import class_key
 from fusec.kernels.cuda.known import with_known
 from fusec.kernels.cuda.nest import emit_nest
 from fusec.kernels.cuda.product import TEMPLATES, emit_product
+from fusec.kernels.cuda.turn import emit_turn
 from fusec.kernels.kernel import Kernel, Source
 from fusec.target import Target
 
-NESTS = frozenset(["points", "warp", "block"])
+NESTS = frozenset(["points", "warp", "block", "columns", "turn"])
 
 
 def emit(kernel: Kernel, target: Target) -> Source:
@@ -54,7 +55,9 @@ def _emit_stages(ctx: Context, kernel: Kernel) -> None:
     for number, (stage, tiling) in enumerate(zip(kernel.program.stages, kernel.tiling.stages, strict=True)):
         if number:
             ctx.writer.line("fx_barrier();")
-        if tiling.template in NESTS:
+        if tiling.template == "turn":
+            emit_turn(ctx, stage, tiling)
+        elif tiling.template in NESTS:
             emit_nest(ctx, stage, tiling)
         elif tiling.template in TEMPLATES:
             emit_product(ctx, stage, tiling)

@@ -54,6 +54,8 @@ class Point:
         self.changing: frozenset[str] = frozenset()
         """Operands that are written, too, at places that only memory knows: each point loads anew."""
         self.lane: Lane | None = None
+        self.given: dict[int, tuple[str, int]] = {}
+        """Canonical loads whose values lie elsewhere already: an element's place, and the depth of the block that knows it."""
         self._axes: dict[str, tuple[str, int]] = {}
         self._refs: dict[str, tuple[str, int]] = {}
         self._facts: dict[int, int] = {}
@@ -80,6 +82,16 @@ class Point:
         self._refs[name] = value, self.depth
         if name in self._assumed or before is not None:
             self._facts.clear()
+
+    def axis_name(self, axis: str) -> str:
+        """The C++ name of the index along an axis."""
+        return self._axes[axis][0]
+
+    def give(self, load: Load, place: str) -> None:
+        """From here on, within the block that is open, read a load from another place."""
+        e = self.intern(load)
+        self.given[id(e)] = place, self.depth
+        self._facts.clear()
 
     @contextmanager
     def loop(self, axis: str, low: str, high: str, step: str = "1", unroll: str = "") -> Iterator[str]:

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from fusec.errors import BugError
 from fusec.ir.expr import Const, Expr, Prim, Ref
 from fusec.ir.types import DType
+from fusec.kernels.cuda.abi import THREADS, WARP
 from fusec.kernels.cuda.expression import Point
 from fusec.kernels.cuda.scalar import literal, primitive, rounded, value_type
 from fusec.tile.fold import fold_rule
 from fusec.tile.program import Fold
 
 _NARROW = (DType.F16, DType.BF16)
+WARPS = THREADS // WARP
 
 
 class Accumulator:
@@ -47,8 +49,8 @@ class Accumulator:
             return f"({x} * {y})"
         return self.point.value(e)
 
-    def merge(self, block: bool) -> None:
-        """Give every thread of the warp, or of the block, the state of all of them."""
+    def merge(self, template: str) -> None:
+        """Give every thread the state of all that share the fold: of its warp, of its block, or of its lane in all warps."""
         w = self.point.writer
         fields = [f"{value_type(d)} s{k}" for k, d in enumerate(self.rule.state)]
         struct, state, merge = w.name("State"), w.name("s"), w.name("merge")
@@ -57,12 +59,12 @@ class Accumulator:
         joined = ", ".join(evaluate(e, refs) for e in self.rule.merge)
         w.line(f"const auto {merge} = [](const {struct}& s, const {struct}& t) -> {struct} {{ return {{{joined}}}; }};")
         w.line(f"{struct} {state} = {{{', '.join(self.names)}}};")
-        if block:
-            size = sum(max(d.itemsize, 4) for d in self.rule.state) * 2
-            memory = self.point.ctx.merging(8 * size)
-            w.line(f"{state} = fx_block_merge({state}, {memory}, {merge});")
-        else:
+        size = sum(max(d.itemsize, 4) for d in self.rule.state) * 2
+        if template == "warp":
             w.line(f"{state} = fx_warp_merge({state}, {merge});")
+        else:
+            states, function = (WARPS, "fx_block_merge") if template == "block" else (THREADS, "fx_lane_merge")
+            w.line(f"{state} = {function}({state}, {self.point.ctx.merging(states * size)}, {merge});")
         self._assign([f"{state}.s{k}" for k in range(len(fields))])
 
     def finish(self) -> None:

@@ -1,8 +1,9 @@
 """emit_nest: one stage with its points shared out among the threads of the block.
 
 Templates: "points", a thread computes whole points; "warp", the lanes of a warp share the folds of a point; "block", all
-threads share the folds of a point. Consecutive threads take neighbours along the lane axis, or along the last fold axis. The
-merge of a fold follows the same tree whatever the grid is, so results do not depend on it.
+threads share the folds of a point; "columns", lanes are points along the lane axis and the warps share their folds. Consecutive
+threads take neighbours along the lane axis, or along the last fold axis. The merge of a fold follows the same tree whatever the
+grid is, so results do not depend on it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from fusec.kernels.cuda.walk import Span, walk, walk_several
 from fusec.kernels.kernel import StageTiling
 from fusec.tile.program import Fold, Let, Stage, Statement
 
+SHARES = {"warp": ("fx_lane()", WARP), "block": ("fx_thread()", THREADS), "columns": ("fx_warp()", THREADS // WARP)}
+"""Template -> the first step of a fold that a thread takes, and how many there are from one to its next."""
 LOADS = 4
 """Vectors that a thread should have under way: with 512 threads on a multiprocessor that is 32 KiB."""
 MOST_WORK = 48
@@ -43,12 +46,13 @@ class _Nest:
         self.point.changing = stage.scattered
         self.inner: list[Expr] = []
         self.lane = tiling.lane
+        self.first = "fx_lane() == 0" if self.template == "warp" else "fx_thread() == 0"
 
     def emit(self) -> None:
         """Points first, folds inside."""
         ordered = self.stage.ordered()
         names = [a for a in self.stage.axis_names if a not in ordered]
-        if self.lane in names and self.template == "points":
+        if self.lane in names and self.template in ("points", "columns"):
             names = [a for a in names if a != self.lane] + [self.lane]
         spans = [Span(a, *self.ctx.bounds(a)) for a in names]
         if self.template == "points":
@@ -56,8 +60,23 @@ class _Nest:
         elif self.template == "warp":
             with walk(self.point, spans, "fx_warp()", THREADS // WARP):
                 self._body(self.stage.body)
-        else:
+        elif self.template == "block" or not spans:
             with walk(self.point, spans, "0", 1):
+                self._body(self.stage.body)
+        else:
+            self._columns(spans)
+
+    def _columns(self, spans: list[Span]) -> None:
+        """Groups of neighbours, a lane each; lanes beyond the end repeat the first one and store nothing."""
+        *outer, last = spans
+        with walk(self.point, outer, "0", 1):
+            group, name, there = (self.w.name(n) for n in ("group", f"{last.axis}_", "there"))
+            header = f"for (fx_int {group} = {last.low}; {group} < {last.high}; {group} += {WARP})"
+            with self.w.block(header, guard=f"{last.low} < {last.high}"):
+                self.w.line(f"const bool {there} = {group} + fx_lane() < {last.high};")
+                self.w.line(f"const fx_int {name} = {there} ? {group} + fx_lane() : {group};")
+                self.point.place(last.axis, name)
+                self.first = f"{there} && fx_warp() == 0"
                 self._body(self.stage.body)
 
     def _points(self, spans: list[Span], ordered: Sequence[str]) -> None:
@@ -131,8 +150,7 @@ class _Nest:
             if self.template == "points":
                 self.point.run(waiting)
                 return
-            first = "fx_lane()" if self.template == "warp" else "fx_thread()"
-            with self.w.block(f"if ({first} == 0)", pinned=True):
+            with self.w.block(f"if ({self.first})", pinned=True):
                 self.point.run(waiting)
             return
 
@@ -171,7 +189,7 @@ class _Nest:
         else:
             self._shared_fold(folds)
             for f in folds:
-                f.merge(block=self.template == "block")
+                f.merge(self.template)
         for f in folds:
             f.finish()
         self.inner.clear()
@@ -179,9 +197,10 @@ class _Nest:
     def _shared_fold(self, folds: list[Accumulator]) -> None:
         """The folds of a point, dealt out to the threads that share it: vectors, then what is left."""
         spans = [Span(a.name, *self.ctx.bounds(a.name)) for a in self.stage.folds]
-        start, step = ("fx_lane()", WARP) if self.template == "warp" else ("fx_thread()", THREADS)
+        start, step = SHARES[self.template]
         *outer, last = spans
-        vectors = fold_vectors(self.point, [e for f in folds for e in f.terms], last.axis)
+        terms = [e for f in folds for e in f.terms]
+        vectors = None if self.template == "columns" else fold_vectors(self.point, terms, last.axis)
         if vectors is not None:
             border = self._border(last, vectors)
             groups = Span(last.axis, last.low, border, vectors.width)

@@ -24,7 +24,7 @@ from fusec.tiling.choose import choose, menu
 sys.path.insert(0, str(Path(__file__).parents[1] / "kernels"))
 import test_cpu_nest as cpu
 
-from bench.row_cases import SOFTMAX
+from bench.row_cases import SOFTMAX, TRANSPOSE
 
 emulated = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
 compiled = pytest.mark.skipif(not nvrtc.is_installed(), reason="NVRTC is not installed")
@@ -57,9 +57,9 @@ def test_softmax_and_layer_norm(template: str) -> None:
 
 
 @emulated
-@pytest.mark.parametrize("template", FOLDS)
+@pytest.mark.parametrize("template", [*FOLDS, "columns"])
 def test_column_folds(template: str) -> None:
-    for m, n in ((0, 3), (1, 1), (40, 13), (300, 5)):
+    for m, n in ((0, 3), (1, 1), (40, 13), (300, 70)):
         check_program(cpu.COLUMNS, [(template, "n")], {"M": m, "N": n}, {"x": floats(m, n)}, tile={"n": 6}, rtol=1e-4)
 
 
@@ -132,6 +132,32 @@ def test_locals_of_two_task_axes_and_folds_that_need_folds() -> None:
         check_program(cpu.CAUSAL, templates, {"T": 9, "S": 20}, {"x": floats(9, 20)}, tile={"t": 2})
 
 
+TURN = """
+program turn(A, I, J)
+task a: A, i: I, j: J
+input x: f16[A, J, I], b: f16[J], z: f16[A, I, J]
+output y: f16[A, I, J], w: f16[A, I, J]
+stage a, i, j
+  t = pad(x[a, j + 1, i], 2.0) * b[j] + z[a, i, j]
+  y[a, i, j] = t
+  w[a, i, j] = x[a, j, i]
+"""
+
+
+@emulated
+def test_squares_are_turned() -> None:
+    tile = {"i": 64, "j": 64}
+    for i, j in ((5, 7), (32, 32), (33, 65), (100, 70), (1, 200), (0, 4)):
+        check_program(TRANSPOSE, [("turn", "j")], {"I": i, "J": j}, {"x": floats(j, i)}, tile=tile)
+    for a, i, j in ((2, 5, 7), (1, 33, 65)):
+        operands = {"x": floats(a, j, i), "b": floats(j), "z": floats(a, i, j)}
+        operands = {n: x.astype(np.float16) for n, x in operands.items()}
+        params = {"A": a, "I": i, "J": j}
+        check_program(TURN, [("turn", "j")], params, operands, tile={"a": 2, **tile}, rtol=2e-3, atol=1e-3)
+    (kernel,) = menu(parse_program(TRANSPOSE), Target("cuda", "sm_90"))
+    assert (kernel.tiling.stages[0].template, dict(kernel.tiling.tile)) == ("turn", tile)
+
+
 SCATTER = """
 program scatter(N, E, C)
 task c: C
@@ -180,6 +206,8 @@ def test_nvrtc_takes_all_of_it_without_spills(level: str) -> None:
         (cpu.RESHAPE.format(t="f64"), ["points"], ["i"]),
         (cpu.CONVOLUTION.format(t="f32", low="-inf", zero="0.0"), ["points"], ["w"]),
         (cpu.GATHER.format(t="f16", k="i64"), ["points"], ["d"]),
+        (cpu.COLUMNS, ["columns"], ["n"]),
+        (TURN, ["turn"], ["j"]),
         (SCATTER, ["points"] * 3, ["c"] * 3),
     ]
     target = Target("cuda", level)

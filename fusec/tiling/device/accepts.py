@@ -12,6 +12,7 @@ from fusec.kernels.cpu.contract_form import Contraction, contraction, direct_loa
 from fusec.kernels.cuda.emit import NESTS
 from fusec.kernels.cuda.product import TEMPLATES as PRODUCTS
 from fusec.kernels.cuda.product_shapes import shape_of, unwidened, without_widening
+from fusec.kernels.cuda.turn import turned_axis
 from fusec.kernels.kernel import Kernel, StageTiling
 from fusec.tile.program import Stage, TileProgram
 from fusec.tiling.lane import stride
@@ -39,17 +40,19 @@ def refusal(kernel: Kernel, level: str) -> str:
 
 def _stage(program: TileProgram, stage: Stage, tiling: StageTiling, tile: dict[str, Extent]) -> str:
     if tiling.template in NESTS:
-        return _nest(stage, tiling)
+        return _nest(program, stage, tiling)
     if tiling.template in PRODUCTS:
         return _product(program, stage, tiling, tile)
     return "there is no such template for CUDA"
 
 
-def _nest(stage: Stage, tiling: StageTiling) -> str:
+def _nest(program: TileProgram, stage: Stage, tiling: StageTiling) -> str:
     if tiling.lane and tiling.lane not in {*stage.axis_names, *(a.name for a in stage.folds)}:
         return f"it has no axis {tiling.lane!r}"
     if (tiling.rows, tiling.vectors) != (1, 1):
         return f"a nest has no block tiles, this one is {tiling.rows} by {tiling.vectors}"
+    if tiling.template == "turn":
+        return "" if turned_axis(program, stage, tiling.lane) else "there is nothing to turn"
     if tiling.template != "points" and not stage.folds:
         return "there is no fold to share"
     return ""

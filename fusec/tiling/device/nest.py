@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from fusec.ir.dim import Dim, Extent, ceildiv, floordiv, maximum, minimum, product, substitute, symbols_of
 from fusec.ir.expr import Expr, Load, Ref, walk
 from fusec.kernels.cuda.known import program_with
+from fusec.kernels.cuda.turn import turned_axis
 from fusec.kernels.kernel import Guard, StageTiling, Tiling
-from fusec.tile.program import Fold, Let, Stage, TileProgram
+from fusec.tile.program import Fold, Let, Stage, Store, TileProgram
 from fusec.tiling.lane import stride
 from fusec.tiling.product import uses
 from fusec.tiling.tiles import bytes_per_step
@@ -24,6 +25,12 @@ INVARIANT, CONTIGUOUS, APART = 0.3, 1.0, 8.0
 stay in cache while a thread goes along them, or it would be 32."""
 FEW_STEPS = 16
 """Folds of so many steps at most are not worth sharing out."""
+MANY_STEPS = 64
+"""Folds of so many steps at least are shared by warps where there are fewer points than ..."""
+MANY_POINTS = 64 << 10
+"""... keep all threads of a device busy alone."""
+SQUARE = 32
+"""Rows and columns of what is turned at a time."""
 LONG = 2048
 """Steps from which on a fold keeps a whole block busy."""
 TILE_BYTES = 64 << 10
@@ -117,16 +124,39 @@ def nest_stage(program: TileProgram, stage: Stage, sizes: Sizes) -> StageTiling:
     """The template of one stage and its lane."""
     lane, alone = _best_points(program, stage)
     if not stage.folds or stage.ordered():
-        return StageTiling("points", lane)
+        return _moved(program, stage, lane)
     steps = product(a.extent for a in stage.folds)
     fold = stage.folds[-1].name
     shared = sum(_cost(program, x, fold) for x in _inside(stage))
     most, least = sizes.most(steps), sizes.least(steps)
-    if (most is not None and most <= FEW_STEPS) or alone < shared:
+    if most is not None and most <= FEW_STEPS:
         return StageTiling("points", lane)
+    if alone < shared:
+        points = sizes.least(product(program.axis[a].extent for a in stage.axis_names))
+        many = points is not None and points >= MANY_POINTS
+        return StageTiling("points" if many or (most is not None and most < MANY_STEPS) else "columns", lane)
     row = _local_bytes(program)
     is_wide = isinstance(row, int) and SHARED_BYTES // WARPS < row <= SHARED_BYTES
     return StageTiling("block" if is_wide or (least is not None and least >= LONG) else "warp", fold)
+
+
+def _moved(program: TileProgram, stage: Stage, lane: str) -> StageTiling:
+    """A stage without folds: through squares where it writes along one axis what it reads along another."""
+    steps = {a: [_stride(program, s, a) for s in stage.stores] for a in stage.axis_names}
+    along = [a for a in reversed(stage.axis_names) if all(n == 1 for n in steps[a])]
+    for axis in along:
+        other = turned_axis(program, stage, axis)
+        if other and all(_is_long(program.axis[a].extent) for a in (axis, other)):
+            return StageTiling("turn", axis)
+    return StageTiling("points", lane)
+
+
+def _stride(program: TileProgram, store: Store, axis: str) -> Extent | None:
+    return stride(program, store.operand, store.index, axis)
+
+
+def _is_long(extent: Extent) -> bool:
+    return not isinstance(extent, int) or extent >= SQUARE // 2
 
 
 def _best_points(program: TileProgram, stage: Stage) -> tuple[str, float]:
@@ -195,7 +225,12 @@ def _tile(program: TileProgram, stages: Sequence[StageTiling]) -> tuple[tuple[st
     total: Extent = 1
     for axis in program.axes:
         total = total * (1 if axis.sequential else maximum(1, axis.extent))
+    turned = _turned(program, stages)
     for axis in reversed(program.axes):
+        if axis.name in turned:
+            out.append((axis.name, UNIT))
+            inner[axis.name] = minimum(UNIT, maximum(1, axis.extent))
+            continue
         size = maximum(1, bytes_per_step(program, axis.name, inner))
         unit = _unit(stages, axis.name, not inner)
         whole = maximum(1, axis.extent)
@@ -211,8 +246,15 @@ def _tile(program: TileProgram, stages: Sequence[StageTiling]) -> tuple[tuple[st
     return tuple(reversed(out))
 
 
+def _turned(program: TileProgram, stages: Sequence[StageTiling]) -> set[str]:
+    """The axes of what is turned: a tile is a few squares."""
+    pairs = ((s, t) for s, t in zip(program.stages, stages, strict=True) if t.template == "turn")
+    return {a for s, t in pairs for a in (t.lane, turned_axis(program, s, t.lane))}
+
+
 def _unit(stages: Sequence[StageTiling], axis: str, innermost: bool) -> int:
     """What a tile along an axis is a multiple of: threads side by side along a lane, or a row per warp."""
-    if any(t.template == "points" and t.lane == axis for t in stages):
-        return UNIT
+    for t in stages:
+        if t.template in ("points", "columns") and t.lane == axis:
+            return UNIT if t.template == "points" else SQUARE
     return WARPS if innermost and any(t.template == "warp" for t in stages) else 1

@@ -26,3 +26,15 @@ FX_DEVICE State fx_block_merge(State state, char* memory, const Merge& merge) {
     fx_barrier();
     return state;
 }
+
+// The merge of the states of all warps, lane by lane, in every thread. `memory` is shared, with room for a state per thread.
+template <class State, class Merge>
+FX_DEVICE State fx_lane_merge(State state, char* memory, const Merge& merge) {
+    State* states = (State*)memory;
+    states[fx_thread()] = state;
+    fx_barrier();
+    state = states[fx_lane()];
+    FX_UNROLL for (int w = 1; w < FX_WARPS; w++) state = merge(state, states[w * 32 + fx_lane()]);
+    fx_barrier();
+    return state;
+}

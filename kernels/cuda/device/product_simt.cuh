@@ -36,6 +36,8 @@ struct fx_simt {
         static constexpr int V = 16 / (int)sizeof(T), GROUP = FX_THREADS / PARTS, SHARE = BK / PARTS;
         static constexpr int DOWN = BM / 8, ACROSS = BN / 8;  // threads of a group
         static_assert(DOWN * ACROSS == GROUP && BM % 32 == 0 && BN % 64 == 0, "a warp has 4 by 8 threads, 8 by 8 sums each");
+        // Steps of the fold whose fragments are in registers at once.
+        static constexpr int UNIT = V / 2;
         static_assert(SHARE % V == 0, "a slice of a stage is a multiple of 16 bytes");
         using LeftLoader = fx_loader<Left, BM, BK, V>;
         using RightLoader = fx_loader<Right, BN, BK, V>;
@@ -63,14 +65,14 @@ struct fx_simt {
         }
 
         template <class Loader, int THREADS>
-        static FX_MEMBER void fragment(T (&x)[V][8], const T* panel, int thread, int k) {
+        static FX_MEMBER void fragment(T (&x)[UNIT][8], const T* panel, int thread, int k) {
             if constexpr (Loader::ALONG) {
                 FX_UNROLL for (int i = 0; i < 8; i++) {
-                    fx_vector<T, V> line = fx_load_vector<V>(panel + place<true, THREADS>(thread, i) * Loader::PITCH + k);
-                    FX_UNROLL for (int v = 0; v < V; v++) x[v][i] = line.at[v];
+                    fx_vector<T, UNIT> line = fx_load_vector<UNIT>(panel + place<true, THREADS>(thread, i) * Loader::PITCH + k);
+                    FX_UNROLL for (int v = 0; v < UNIT; v++) x[v][i] = line.at[v];
                 }
             } else {
-                FX_UNROLL for (int v = 0; v < V; v++) {
+                FX_UNROLL for (int v = 0; v < UNIT; v++) {
                     FX_UNROLL for (int g = 0; g < 8; g += V) {
                         fx_vector<T, V> line =
                             fx_load_vector<V>(panel + (k + v) * Loader::PITCH + place<false, THREADS>(thread, g));
@@ -82,11 +84,11 @@ struct fx_simt {
 
         FX_MEMBER void multiply(const T* left, const T* right) {
             // written out in full, the fragments of a whole stage would be loaded first and fill the registers
-            FX_KEEP_LOOP for (int q = 0; q < SHARE; q += V) {
-                T a[V][8], b[V][8];
+            FX_KEEP_LOOP for (int q = 0; q < SHARE; q += UNIT) {
+                T a[UNIT][8], b[UNIT][8];
                 fragment<LeftLoader, DOWN>(a, left, row, slice * SHARE + q);
                 fragment<RightLoader, ACROSS>(b, right, column, slice * SHARE + q);
-                FX_UNROLL for (int v = 0; v < V; v++)
+                FX_UNROLL for (int v = 0; v < UNIT; v++)
                     FX_UNROLL for (int i = 0; i < 8; i++)
                         FX_UNROLL for (int j = 0; j < 8; j++) sum[i][j] = fx_multiply_add(a[v][i], b[v][j], sum[i][j]);
             }

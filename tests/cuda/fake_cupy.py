@@ -94,16 +94,26 @@ class FakeCupy:
                 if self.stream is not None:
                     self.stream.synchronize()
 
+        class Pointer:
+            """Gives its block back at once: whatever is queued after it may get it, as with a pool of one stream."""
+
+            def __init__(self, size: int, buffer: Any) -> None:
+                self.size, self.buffer = size, buffer
+                self.ptr = -(-ctypes.addressof(buffer) // 256) * 256
+
+            def __del__(self) -> None:
+                fake.free[self.size].append(self.buffer)
+
         class MemoryPool:
             def malloc(self, nbytes: int) -> Any:
                 assert fake.current, "the pool must know whose stream it is"
                 assert nbytes > 0
                 if nbytes > fake.memory:
                     raise OutOfMemoryError(f"Out of memory allocating {nbytes:,} bytes")
-                buffer = ctypes.create_string_buffer(nbytes + 256)
-                pointer = types.SimpleNamespace(ptr=-(-ctypes.addressof(buffer) // 256) * 256, buffer=buffer)
                 fake.diary.append(("malloc", nbytes))
-                return pointer
+                size = -(-nbytes // 512) * 512
+                free = fake.free.setdefault(size, [])
+                return Pointer(size, free.pop() if free else ctypes.create_string_buffer(size + 256))
 
             def free_bytes(self) -> int:
                 return 5
@@ -126,6 +136,7 @@ class FakeCupy:
             def get_function(self, name: str) -> Any:
                 return Function(self, name)
 
+        self.free: dict[int, list[Any]] = {}
         self.streams: dict[int, Any] = {}
         self.functions: dict[int, Any] = {}
         self.current: list[Any] = []

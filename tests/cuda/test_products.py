@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from cuda_kernels import compare, run_kernel
+
 from fusec.ir.types import DType
 from fusec.kernels.cpu.contract_form import contraction
 from fusec.kernels.cuda.emulator.build import compiler

@@ -175,10 +175,17 @@ struct fx_loader {
     // Begins to bring a stage: copies go straight to the slot, anything else waits in registers for `put`.
     template <class Fold>
     FX_MEMBER void fetch(T* slot, const Fold& fold) {
-        fx_each<MINE>([&](auto j) {
+        if constexpr (Source::in_memory) {
+            if (copies) {
+                each_chunk([&](auto j, int at) {
+                    const T* p = address<decltype(j)::value>(fold, at);
+                    fx_copy_async<16>(slot + offset(at, along), p ? p : source.any, p != nullptr);
+                });
+                return;
+            }
+        }
+        each_chunk([&](auto j, int at) {
             constexpr int J = decltype(j)::value;
-            int at = line + J * (FX_THREADS / PER_LINE);
-            if (CHUNKS % FX_THREADS != 0 && at >= LINES) return;
             fx_int k = fold.k() + (ALONG ? along : at), outer = start + (ALONG ? at : along);
             T* place = slot + offset(at, along);
             if constexpr (Source::heavy) {
@@ -186,12 +193,7 @@ struct fx_loader {
             } else {
                 fx_vector<T, V>& chunk = held[HOLDS ? J : 0];
                 if constexpr (Source::in_memory) {
-                    const T* p = nullptr;
-                    if (outer < stop && k < fold.depth()) p = functions.template get<ALONG ? J : 0>()(fold, k);
-                    if (copies) {
-                        fx_copy_async<16>(place, p ? p : source.any, p != nullptr);
-                        return;
-                    }
+                    const T* p = address<J>(fold, at);
                     fx_int left = ALONG ? fold.depth() - k : stop - outer;
                     FX_UNROLL for (int v = 0; v < V; v++) chunk.at[v] = p && v < left ? p[v] : T{};
                 } else {
@@ -205,6 +207,22 @@ struct fx_loader {
                 if constexpr (!HOLDS) fx_store_vector<V>(place, chunk);
             }
         });
+    }
+
+    // Calls f(fx_number<j>, line) for this thread's chunks.
+    template <class F>
+    FX_MEMBER void each_chunk(const F& f) const {
+        fx_each<MINE>([&](auto j) {
+            int at = line + decltype(j)::value * (FX_THREADS / PER_LINE);
+            if (CHUNKS % FX_THREADS == 0 || at < LINES) f(j, at);
+        });
+    }
+
+    // The address of a chunk, null where it is zeros.
+    template <int J, class Fold>
+    FX_MEMBER const T* address(const Fold& fold, int at) const {
+        fx_int k = fold.k() + (ALONG ? along : at), outer = start + (ALONG ? at : along);
+        return outer < stop && k < fold.depth() ? functions.template get<ALONG ? J : 0>()(fold, k) : nullptr;
     }
 
     template <int J, class Fold>
@@ -226,10 +244,7 @@ struct fx_loader {
     FX_MEMBER void put(T* slot) {
         if constexpr (HOLDS) {
             if (Source::in_memory && copies) return;
-            FX_UNROLL for (int j = 0; j < MINE; j++) {
-                int at = line + j * (FX_THREADS / PER_LINE);
-                if (CHUNKS % FX_THREADS == 0 || at < LINES) fx_store_vector<V>(slot + offset(at, along), held[j]);
-            }
+            each_chunk([&](auto j, int at) { fx_store_vector<V>(slot + offset(at, along), held[decltype(j)::value]); });
         }
     }
 };

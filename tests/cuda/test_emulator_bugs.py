@@ -137,7 +137,7 @@ def test_a_target_too_high_is_a_deadlock_with_who_waits_for_what(kept):
         ("warps", "lanes of one warp meet in different warp operations"),
         ("null", r"signal 11 at address 0x8 \(block 0 thread 9\)"),
         ("deep", "signal|more stack"),
-        ("unfinished", "asynchronous copies that it has not waited for"),
+        ("unfinished", "a thread leaves with asynchronous copies that it has not waited for"),
     ],
 )
 def test_broken_bodies_are_errors(kept, name, message):
@@ -185,6 +185,34 @@ def published_early(device, kept):
 def test_publishing_too_early_shows_in_some_order(kept):
     seen = [(published_early(EmulatedDevice("sm_80", 3, Emulation(seed=s)), kept) != 7 * N).any() for s in range(1, 5)]
     assert any(seen)
+
+
+def test_copies_of_one_tile_may_not_go_on_in_the_next(kept):
+    device = EmulatedDevice("sm_80", 1, Emulation(lazy=True))
+    code = module(device, kept, *bodies("unfinished"))
+    x = device.allocate(4096)
+    with pytest.raises(ExecutionError, match="a tile ends with asynchronous copies"):
+        Region(device, [[Rows(0, 0, 0, 2)]], [[x.address]]).run(code, 1024)
+
+
+@pytest.mark.parametrize("poison", [False, True])
+def test_reading_what_the_tile_before_has_left_shows(kept, poison):
+    text = """
+        float* s = (float*)task.shared;
+        float* t = (float*)task.scratch;
+        if (task.tile == 0) s[fx_thread()] = t[fx_thread()] = 1.f;
+        fx_pointer<float>(task, 0)[fx_thread()] = s[fx_thread()] + t[fx_thread()];
+    """
+    device = EmulatedDevice("sm_80", 1, Emulation(poison=poison))
+    code = module(device, kept, body("fusec_left", text))
+    y = device.allocate(1024)
+    Region(device, [[Rows(0, 0, 0, 2)]], [[y.address]], scratch=1024).run(code, 1024)
+    assert np.isnan(read(device, y, np.float32)).all() == poison
+
+
+def test_memory_is_poisoned():
+    device = EmulatedDevice()
+    assert np.isnan(read(device, device.allocate(64), np.float32)).all()
 
 
 def test_a_run_that_takes_too_long_is_left_and_aborted(kept):

@@ -39,7 +39,7 @@ opened = device.EmulatedDevice.__post_init__
 
 
 def in_another_order(self):
-    self.emulation = device.Emulation(seed={seed}, lazy=True)
+    self.emulation = device.Emulation(seed={seed}, lazy=True, poison=True)
     opened(self)
 
 
@@ -78,24 +78,24 @@ def check(names, sanitizer="", seed=0):
     assert "finished" in done.stdout, (done.stdout + done.stderr)[-4000:]
 
 
-@pytest.mark.parametrize("names", [["mlp"], ["conv"], ["softmax"]], ids=lambda n: "+".join(n))
+@pytest.mark.parametrize("names", [["mlp"], ["conv"], ["softmax"]], ids="+".join)
 def test_no_two_threads_touch_the_same_without_order(names):
     check(names, "thread")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", [["chain"], ["lstm"], ["table"], ["host step"]], ids=lambda n: "+".join(n))
+@pytest.mark.parametrize("names", [["chain"], ["lstm"], ["table"], ["host step"]], ids="+".join)
 def test_no_two_threads_touch_the_same_without_order_in_more_models(names):
     check(names, "thread")
 
 
-@pytest.mark.parametrize("names", [["mlp", "softmax", "table"]], ids=lambda n: "+".join(n))
+@pytest.mark.parametrize("names", [["mlp", "softmax", "table"]], ids="+".join)
 def test_nobody_reads_or_writes_outside(names):
     check(names, "address")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", [["conv"], ["chain"], ["lstm"], ["host step"]], ids=lambda n: "+".join(n))
+@pytest.mark.parametrize("names", [["conv"], ["chain"], ["lstm"], ["host step"]], ids="+".join)
 def test_nobody_reads_or_writes_outside_in_more_models(names):
     check(names, "address")
 

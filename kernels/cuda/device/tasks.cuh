@@ -68,6 +68,16 @@ FX_DEVICE void fx_publish(fx_u64* counter) {
     if (fx_thread() == 0) fx_add_release(counter, 1);
 }
 
+// The barrier before a tile; true where somebody says so. The emulator looks for copies that the tile before has not waited for,
+// and may fill the memory that it left with NaN, so that a tile that reads what it has not written shows.
+FX_DEVICE bool fx_tile_barrier(bool yes, const fx_task& task, long long scratch_bytes) {
+#ifdef FX_EMULATED
+    return fx_rt_tile_barrier(yes, __LINE__, task.scratch, scratch_bytes) != 0;
+#else
+    return fx_barrier_any(yes);
+#endif
+}
+
 // Walks this block's rows. `body(kernel, task)` is the switch over the module's tile bodies.
 //
 // Publishing: barrier (every thread's writes are before it), then one thread adds with release at gpu scope. Waiting: one thread
@@ -94,12 +104,12 @@ FX_DEVICE void fx_walk(fx_frame* frame, Body body) {
             const fx_u64 threshold = epoch * frame->totals[wait.counter] + wait.threshold;
             going = fx_wait(frame->counters + wait.counter * FX_LINE, threshold, frame->abort) && going;
         }
-        if (fx_barrier_any(!going)) return;
+        if (fx_tile_barrier(!going, task, frame->scratch_stride)) return;
         if (times && thread == 0) times[2 * r] = fx_clock();
         task.slots = (const long long*)row.slots;
         FX_NO_UNROLL for (long long i = 0; i < row.count; i++) {
             task.tile = row.first + i;
-            if (i > 0) fx_barrier();
+            if (i > 0) fx_tile_barrier(false, task, frame->scratch_stride);
             body((int)row.kernel, task);
         }
         if (row.signal >= 0) fx_publish(frame->counters + row.signal * FX_LINE);

@@ -33,10 +33,12 @@ _DONE, _UNFINISHED, _FAILED = 0, 1, 2
 @dataclass(frozen=True, slots=True)
 class Emulation:
     """How to run: `seed` 0 is a fixed order of threads, others are random orders; `lazy` lets asynchronous copies happen as
-    late as they may; `keep_files` leaves libraries on disk for debuggers."""
+    late as they may; `poison` fills shared memory and scratch with NaN before every tile, not only at the start; `keep_files`
+    leaves libraries on disk for debuggers."""
 
     seed: int = 0
     lazy: bool = False
+    poison: bool = False
     keep_files: bool = False
 
 
@@ -108,7 +110,7 @@ class EmulatedDevice:
         return self._abort.address
 
     def allocate(self, nbytes: int) -> EmulatedMemory:
-        """Memory of exactly that size, so that AddressSanitizer sees what lies outside."""
+        """Memory of exactly that size, so that AddressSanitizer sees what lies outside, filled with NaN."""
         pointer = ctypes.c_void_p()
         size = max(4, nbytes)
         if _C.posix_memalign(ctypes.byref(pointer), ctypes.c_size_t(256), ctypes.c_size_t(size)) != 0:
@@ -116,6 +118,7 @@ class EmulatedDevice:
         address = pointer.value or 0
         held = (ctypes.c_uint8 * size).from_address(address)
         weakref.finalize(held, _C.free, ctypes.c_void_p(address))
+        ctypes.memset(address, 0xFF, size)  # NaN: what is read before it is written shows
         return EmulatedMemory(np.ctypeslib.as_array(held)[:nbytes], address, nbytes)
 
     def upload(self, memory: Memory, offset: int, data: npt.NDArray[Any]) -> None:
@@ -191,7 +194,7 @@ class EmulatedDevice:
         module, e = launch.module, self.emulation
         assert isinstance(module, EmulatedModule)
         state = module.library.fx_emulator_begin(
-            module.function, launch.frame, launch.blocks, launch.shared, e.seed, int(e.lazy)
+            module.function, launch.frame, launch.blocks, launch.shared, e.seed, int(e.lazy), int(e.poison)
         )
         if not state:
             raise ResourceError(f"no memory for the stacks of {launch.blocks} emulated blocks")
@@ -223,7 +226,7 @@ def _open(code: bytes, keep: bool) -> ctypes.CDLL:
                 os.unlink(path)
     pointer, long = ctypes.c_void_p, ctypes.c_longlong
     library.fx_emulator_begin.restype = pointer
-    library.fx_emulator_begin.argtypes = [pointer, pointer, ctypes.c_int, long, long, ctypes.c_int]
+    library.fx_emulator_begin.argtypes = [pointer, pointer, ctypes.c_int, long, long, ctypes.c_int, ctypes.c_int]
     library.fx_emulator_run.argtypes = [pointer, long]
     library.fx_emulator_report.restype = ctypes.c_char_p
     library.fx_emulator_report.argtypes = [pointer]

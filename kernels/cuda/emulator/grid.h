@@ -130,6 +130,7 @@ struct Grid {
     Fiber* current = nullptr;
     void (*entry)(void*) = nullptr;
     void* frame = nullptr;
+    unsigned number = 0;
     bool lazy = false, poison = false;
     uint64_t seed = 0, switches = 0;
     long budget = 0;

@@ -13,18 +13,18 @@ fx_rt_thread* fx_current;
 namespace fx {
 
 static std::mutex busy;
-static char launches;  // launches follow each other: the race detector must know
+// Launches follow each other, and the race detector must know: threads start after the end of the launch before, whose place is
+// another one than that for the end of their own.
+static char ends[2];
 
 static void run_thread() {
     Grid& g = *grid;
     arrived(g.main);
-    acquire(&launches);
+    acquire(&ends[g.number & 1]);
     g.entry(g.frame);
-    release_to(&launches);
+    release_to(&ends[~g.number & 1]);
     Fiber* f = g.current;
-    if (f->pending && !(f->pending->copies.empty() && f->pending->groups.empty() && f->pending->stores.empty() &&
-                        f->pending->store_groups.empty()))
-        fail("a thread leaves with asynchronous copies that it has not waited for");
+    if (is_waiting_for_copies(f)) fail("a thread leaves with asynchronous copies that it has not waited for");
     if (overran(g.slab.base + (f - g.fibers.data()) * STACK)) fail("a thread used more stack than the emulator has");
     f->waiting = EXITED;
     f->block->live--;
@@ -149,15 +149,11 @@ static Outcome run(long long nanoseconds) {
     return g.failed ? FAILED : DONE;
 }
 
-static void poison(Grid& g) {
-    // all ones is a NaN in every type of float, and an index that no operand has
-    for (Block& b : g.blocks) memset(b.shared, 0xff, g.shared);
-}
-
 }  // namespace fx
 
 // Begins a launch. `seed` 0 is the fixed order of fibers; `lazy` delays asynchronous copies until they are waited for.
-FX_EXPORT void* fx_emulator_begin(void (*entry)(void*), void* frame, int blocks, long long shared, long long seed, int lazy) {
+FX_EXPORT void* fx_emulator_begin(void (*entry)(void*), void* frame, int blocks, long long shared, long long seed,
+                                int lazy, int poison) {
     using namespace fx;
     const size_t threads = (size_t)blocks * THREADS;
     Grid* made = new Grid;
@@ -170,10 +166,12 @@ FX_EXPORT void* fx_emulator_begin(void (*entry)(void*), void* frame, int blocks,
         delete made;
         return nullptr;
     }
-    g.entry = entry, g.frame = frame, g.shared = shared, g.seed = seed, g.lazy = lazy, g.live = threads;
+    g.entry = entry, g.frame = frame, g.shared = shared, g.seed = seed, g.lazy = lazy, g.poison = poison, g.live = threads;
     g.blocks.resize(blocks);
     g.fibers.resize(threads);
     std::lock_guard<std::mutex> lock(busy);
+    static unsigned count;
+    g.number = count++;
     grid = made;
     for (int i = 0; i < blocks; i++) {
         Block& b = g.blocks[i];
@@ -188,7 +186,8 @@ FX_EXPORT void* fx_emulator_begin(void (*entry)(void*), void* frame, int blocks,
             wake(&f);
         }
     }
-    poison(g);
+    // all ones is a NaN in every type of float, and an index that no operand has
+    for (Block& b : g.blocks) memset(b.shared, 0xff, shared);
     return made;
 }
 

@@ -12,6 +12,15 @@ inline std::string at_line(int line) { return " line " + std::to_string(line); }
          " and with " + std::to_string(b.need) + " at" + at_line(b.line));
 }
 
+[[noreturn]] __attribute__((noinline, cold)) inline void fail_unwaited() {
+    fail("a tile ends with asynchronous copies that it has not waited for");
+}
+
+inline bool is_waiting_for_copies(const Fiber* f) {
+    const Pending* p = f->pending;
+    return p && !(p->copies.empty() && p->groups.empty() && p->stores.empty() && p->store_groups.empty());
+}
+
 // Counts an arrival; true where it was the last one, and the others are awake.
 FX_HOT bool arrive(Barrier& b, int id, int threads, int line, int yes) {
     if (b.arrived == 0) {
@@ -104,6 +113,17 @@ extern "C" {
 void fx_rt_barrier(int id, int threads, int line) { fx::barrier(id, threads, line, -1); }
 
 int fx_rt_barrier_any(int yes, int line) { return fx::barrier(0, fx::THREADS, line, yes != 0); }
+
+int fx_rt_tile_barrier(int yes, int line, void* scratch, long long scratch_bytes) {
+    fx::Fiber* f = fx::grid->current;
+    fx::Block& b = *f->block;
+    if (fx::is_waiting_for_copies(f)) fx::fail_unwaited();
+    if (fx::grid->poison && b.barrier[0].arrived == fx::THREADS - 1) {
+        memset(b.shared, 0xff, fx::grid->shared);
+        memset(scratch, 0xff, scratch_bytes);
+    }
+    return fx::barrier(0, fx::THREADS, line, yes != 0);
+}
 
 void fx_rt_arrive(int id, int threads, int line) {
     fx::arrive(fx::grid->current->block->barrier[id], id, threads, line, -1);

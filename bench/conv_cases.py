@@ -59,6 +59,8 @@ class Convolution:
         rank, g = len(self.size), self.groups
         if g == self.c > 1:
             return self._depthwise()
+        if g > 1 and self.c == self.o and self.c // g in (2, 4):
+            return self._narrow()
         axes, extents = ("g, m, n", "g: G, m: M, n: N") if g > 1 else ("m, n", "m: M, n: N")
         channel, column = ("C*g + k", "N*g + n") if g > 1 else ("k", "n")
         taps = "".join(f"k{d}: K{d}, " for d, k in enumerate(self.kernel) if k > 1)
@@ -89,6 +91,21 @@ weight w: f32[{r * s}, G]
 output y: f32[P, Q, G]
 stage p, q, n
   t = sum[r: {r}, s: {s}](pad(x[p*{stride} + r - {pad}, q*{stride} + s - {pad}, n], 0.0) * w[r*{s} + s, n])
+  y[p, q, n] = max(t + b[n], 0.0)
+"""
+
+    def _narrow(self) -> str:
+        """Several groups in a vector: lanes run over the filters of all groups."""
+        (r, s), stride, pad, c = self.kernel, self.stride, self.pad, self.c // self.groups
+        source = f"x[p*{stride} + r - {pad}, q*{stride} + s - {pad}, n // {c} * {c} + k]"
+        return f"""
+program conv({", ".join(self.params)})
+task p: P, q: Q, n: N*G
+input x: f32[D0, D1, N*G], b: f32[N*G]
+weight w: f32[{r * s * c}, N*G]
+output y: f32[P, Q, N*G]
+stage p, q, n
+  t = sum[r: {r}, s: {s}, k: {c}](pad({source}, 0.0) * w[(r*{s} + s)*{c} + k, n])
   y[p, q, n] = max(t + b[n], 0.0)
 """
 

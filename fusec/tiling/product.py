@@ -49,8 +49,8 @@ PANEL_ELEMENTS = 64 << 10
 """Elements of the locals of a chain's tile: 256 KiB, in the second level cache with the weights going past."""
 MORE_ROWS = 132
 """Rows of a tile of a large weight, ..."""
-LARGE_WEIGHT = 512 << 10
-"""... of so many elements, which each tile brings from beyond the second level cache."""
+LARGE_WEIGHT = 256 << 10
+"""... of so many elements, which each tile brings from beyond the second level cache, or of an operand that each packs."""
 
 
 def product_tiles(
@@ -129,6 +129,8 @@ def _rows(program: TileProgram, form: Contraction, rows: int, depth: Extent, has
     elif _is_stored(program, form):
         task = floordiv(TASK_FLOPS, maximum(1, 2 * COLUMNS_AFTER_PROLOGUE * depth))
         limit = maximum(fewest, minimum(most, task))
+    elif _is_direct(program, form):
+        limit = MORE_ROWS // rows * rows
     tiles = maximum(1, ceildiv(extent, limit))
     return rows * maximum(1, ceildiv(ceildiv(extent, tiles), rows))
 

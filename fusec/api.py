@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusec.errors import FusecError, UsageError
 from fusec.kernels import backend
-from fusec.knobs import Knobs, Limits
+from fusec.knobs import PRECISIONS, Knobs, Limits
 from fusec.plan.plan import Plan
 from fusec.runtime.session import Session
 from fusec.target import Target
@@ -32,6 +32,7 @@ class Options:
 
     `dims` gives symbolic dimensions a number, `shapes` whole inputs. `passes` switches passes on and off by name,
     "+merge-matmuls,-fuse-chain". `fuse` False is the unfused baseline: the same code generator, one launch per operator.
+    `precision` "tf32" lets a device round the factors of float32 products to 10 bits, for its tensor cores.
     """
 
     device: str | None = None
@@ -40,6 +41,11 @@ class Options:
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     passes: str = ""
     limits: Limits = field(default_factory=Limits)
+    precision: str = "f32"
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"unknown precision {self.precision!r}", hint=f"one of {', '.join(PRECISIONS)}")
 
 
 def compile(
@@ -50,6 +56,7 @@ def compile(
     dims: Mapping[str, int] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     passes: str = "",
+    precision: str = "f32",
     threads: int | None = None,
     limits: Limits | None = None,
     trace: Trace | None = None,
@@ -64,6 +71,8 @@ def compile(
         dims: Numbers for symbolic dimensions, `{"batch": 1}`; the others stay symbolic.
         shapes: Shapes for whole inputs, `{"x": (1, 3, 224, 224)}`.
         passes: Passes to switch on and off by name, "+merge-matmuls,-fuse-chain".
+        precision: "f32", or "tf32" to let a GPU round the factors of float32 products to 10 bits, which is several times
+            faster there. A CPU computes float32 always.
         threads: Workers; by default one per core that this process may use.
         limits: Bounds on nodes, folded constants and memory.
         trace: Collects stage times and dumps; made from FUSEC_DEBUG and FUSEC_DUMP by default.
@@ -75,7 +84,7 @@ def compile(
     """
     trace = trace or new_trace()
     limits = limits or Knobs.read().limits
-    plan = compile_plan(model, Options(device, fuse, dims or {}, shapes or {}, passes, limits), trace)
+    plan = compile_plan(model, Options(device, fuse, dims or {}, shapes or {}, passes, limits, precision), trace)
     return open_session(plan, threads=threads, limits=limits, trace=trace)
 
 
@@ -141,7 +150,8 @@ def _plan(graph: Graph, fused: FusedGraph, options: Options, trace: Trace) -> Pl
         for call in lowered.calls:
             bindings[call.program.name].append(dict(call.params))
         kernels = {
-            p.name: needed(menu(p, context.target, bindings[p.name]), bindings[p.name]) for p in lowered.programs
+            p.name: needed(menu(p, context.target, bindings[p.name], options.precision), bindings[p.name])
+            for p in lowered.programs
         }
     with trace.stage("pack"):
         weights = pack_weights(fused.graph, lowered.steps, kernels, lowered.aliases)
@@ -155,7 +165,7 @@ def _plan(graph: Graph, fused: FusedGraph, options: Options, trace: Trace) -> Pl
         steps=lowered.steps,
         kernels=kernels,
         weights=weights,
-        numerics={"precision": "f32", "accumulate": "f32", "fast_math": "contract"},
+        numerics={"precision": options.precision, "accumulate": "f32", "fast_math": "contract"},
         fuse=options.fuse,
         passes=options.passes,
         fused=str(fused),
@@ -216,7 +226,8 @@ def _session_class(target: Target) -> type[Session]:
 
 def _body_compiler(plan: Plan, threads: int | None, limits: Limits, trace: Trace) -> CompileBody:
     """What compiles a graph inside a host step while its plan runs. The stages are imported only then."""
-    options = Options(device=str(plan.target), fuse=plan.fuse, passes=plan.passes, limits=limits)
+    precision = plan.numerics.get("precision", "f32")
+    options = Options(str(plan.target), plan.fuse, passes=plan.passes, limits=limits, precision=precision)
 
     def compile_body(model: Any, constants: Mapping[str, Any]) -> Callable[..., list[Any]]:
         from fusec.frontend.read import read_model

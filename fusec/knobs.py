@@ -12,6 +12,8 @@ from typing import Any, Literal
 from fusec.errors import UsageError, nearest
 
 PREFIX = "FUSEC_"
+PRECISIONS = ("f32", "tf32")
+"""How the factors of float32 products may be computed: as they are (the default), or rounded to TF32 on devices that can."""
 
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "kib": 1 << 10, "kb": 1000, "m": 1 << 20, "mib": 1 << 20, "mb": 1000**2}
 _UNITS |= {"g": 1 << 30, "gib": 1 << 30, "gb": 1000**3, "t": 1 << 40, "tib": 1 << 40, "tb": 1000**4}

@@ -12,7 +12,7 @@ from fusec.errors import ExecutionError, UsageError, nearest
 from fusec.ir.dim import Dim
 from fusec.ir.types import TensorType
 from fusec.kernels import backend
-from fusec.knobs import Knobs, Limits, parse_bytes
+from fusec.knobs import PRECISIONS, Knobs, Limits, parse_bytes
 from fusec.plan.plan import Plan
 from fusec.runtime.session import Session
 from fusec.target import Target
@@ -50,6 +50,7 @@ def make_options(
     max_memory: str | None,
     allow_newer_opset: bool,
     max_nodes: int | None = None,
+    precision: str = "f32",
 ) -> api.Options:
     """The compile options of a verb. UsageError names the flag that is wrong."""
     limits: Limits = Knobs.read().limits
@@ -63,6 +64,7 @@ def make_options(
         shapes=parse_shapes(shapes),
         passes=passes,
         limits=limits,
+        precision=precision,
     )
 
 
@@ -73,8 +75,10 @@ def open_plan(path: str, options: api.Options, trace: Trace) -> Plan:
     """
     if not is_plan(path):
         return api.compile_plan(path, options, trace)
-    if options.device or options.shapes or options.passes or not options.fuse:
-        raise UsageError(f"{path} is a plan: --device, --shape, --passes and --unfused belong to its compilation")
+    if options.device or options.shapes or options.passes or not options.fuse or options.precision != PRECISIONS[0]:
+        raise UsageError(
+            f"{path} is a plan: --device, --shape, --passes, --precision and --unfused belong to its compilation"
+        )
     with trace.stage("load"):
         from fusec.plan.file import load
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusec.errors import InputError, UsageError, nearest
-from fusec.knobs import Limits
+from fusec.knobs import PRECISIONS, Limits
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -47,6 +47,12 @@ compile_options = apply(
         click.option("--shape", "shapes", multiple=True, metavar="x:1x3", help="Give an input a shape."),
         click.option("-P", "--passes", default="", metavar="+a,-b", help="Switch passes on and off; see fusec passes."),
         click.option("--unfused", is_flag=True, help="One kernel and one launch per operator."),
+        click.option(
+            "--precision",
+            type=click.Choice(PRECISIONS),
+            default="f32",
+            help="tf32: round factors of float32 products to 10 bits on a GPU.  [default: f32]",
+        ),
         click.option("--max-memory", default=None, metavar="8GiB", help="Largest tensor and arena."),
         click.option("--max-nodes", type=click.IntRange(1), default=None, help="Most nodes, functions inlined."),
         click.option("--allow-newer-opset", is_flag=True, help="Read models of versions that onnx does not know."),

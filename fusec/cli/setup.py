@@ -28,7 +28,17 @@ if TYPE_CHECKING:
 
 _OPTIONS = [model_argument, input_option, seed_option, thread_option, compile_options, output_options]
 _OWN = ("model", "inputs", "seed", "threads", "as_json", "quiet")
-_COMPILE = ("device", "dims", "shapes", "passes", "unfused", "max_memory", "max_nodes", "allow_newer_opset")
+_COMPILE = (
+    "device",
+    "dims",
+    "shapes",
+    "passes",
+    "unfused",
+    "precision",
+    "max_memory",
+    "max_nodes",
+    "allow_newer_opset",
+)
 
 
 @dataclass(frozen=True, slots=True)

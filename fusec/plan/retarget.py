@@ -19,7 +19,8 @@ def retarget(plan: Plan, target: Target) -> Plan:
     """The same model for another target. PlanError where a weight was stored in another shape than the graph gives it."""
     from fusec.tiling.choose import menu
 
-    kernels = {name: menu(old[0].program, target) for name, old in plan.kernels.items()}
+    precision = plan.numerics.get("precision", "f32")
+    kernels = {name: menu(old[0].program, target, precision=precision) for name, old in plan.kernels.items()}
     weights: dict[str, Weight] = {}
     for w in plan.weights.values():
         if w.value.name not in weights:

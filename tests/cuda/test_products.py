@@ -296,3 +296,13 @@ def test_integers_and_doubles() -> None:
 def test_the_menu_takes_every_number_of_rows(m: int) -> None:
     params = {"M": m, "K": 40, "N": 72}
     check(gemm(), params, {"x": floats(m, 40), "w": floats(40, 72), "b": floats(72)}, None)
+
+
+def test_tensor_cores_round_float_only_where_a_plan_says_so() -> None:
+    program = parse_program(gemm())
+    params = {"M": 512, "K": 512, "N": 512}
+    for level in ("sm_80", "sm_90"):
+        templates = {
+            p: menu(program, Target("cuda", level), [params], p)[-1].tiling.stages[0].template for p in ("f32", "tf32")
+        }
+        assert templates == {"f32": "simt", "tf32": "mma"}

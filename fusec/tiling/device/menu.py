@@ -12,12 +12,14 @@ from fusec.tiling.device.nest import Sizes, nest_choices, nest_stage
 from fusec.tiling.device.product import product_choices
 
 
-def device_menu(program: TileProgram, target: Target, calls: Iterable[Mapping[str, Extent]] = ()) -> tuple[Kernel, ...]:
+def device_menu(
+    program: TileProgram, target: Target, calls: Iterable[Mapping[str, Extent]] = (), precision: str = "f32"
+) -> tuple[Kernel, ...]:
     """The kernels for a program, in the order in which they are tried; the last one takes the rest."""
     calls = list(calls)
     sizes = Sizes(program, calls)
     out = []
-    for choice in product_choices(program, target, calls):
+    for choice in product_choices(program, target, calls, precision):
         stages = tuple(choice.stages.get(i) or nest_stage(program, s, sizes) for i, s in enumerate(program.stages))
         out.append(Kernel(program, Tiling(choice.tile, stages, choice.layouts, choice.guard)))
     return tuple(out) or _nests(program, sizes)

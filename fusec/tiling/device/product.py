@@ -58,7 +58,7 @@ class ProductChoice:
 
 
 def product_choices(
-    program: TileProgram, target: Target, calls: Iterable[Mapping[str, Extent]]
+    program: TileProgram, target: Target, calls: Iterable[Mapping[str, Extent]], precision: str = "f32"
 ) -> tuple[ProductChoice, ...]:
     """The choices for a program with products; none where it has no product that a template takes."""
     calls = list(calls)
@@ -70,7 +70,7 @@ def product_choices(
     if not forms:
         return ()
     level = target.level.removesuffix("-emulated")
-    menu = _Menu(program, forms, level)
+    menu = _Menu(program, forms, level, precision)
     out = [menu.choice(guard, calls) for guard in _guards(program, forms, calls)]
     return tuple(c for c in out if c is not None)
 
@@ -103,8 +103,8 @@ def _guards(
 class _Menu:
     """The products of one program, and how the tiles for a range of sizes are chosen."""
 
-    def __init__(self, program: TileProgram, forms: Mapping[int, Contraction], level: str) -> None:
-        self.program, self.forms, self.level = program, forms, level
+    def __init__(self, program: TileProgram, forms: Mapping[int, Contraction], level: str, precision: str) -> None:
+        self.program, self.forms, self.level, self.precision = program, forms, level, precision
         self.processors = MULTIPROCESSORS.get(level, MULTIPROCESSORS["sm_90"])
         self.names = {a.name for a in program.axes}
 
@@ -149,6 +149,8 @@ class _Menu:
             return WIDE
         if tensor_dtype(form) in NARROW:
             return HOPPER if self.level == "sm_90" else TENSOR
+        if self.precision == "tf32" and tensor_dtype(form) is not None:
+            return TENSOR
         return PLAIN
 
     def _time(self, form: Contraction, shape: tuple[int, int], size: Mapping[str, int]) -> float:

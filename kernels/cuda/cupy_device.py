@@ -32,6 +32,8 @@ LARGE_SHARED = 48 << 10
 SPIN_SECONDS = 200e-6
 """So long a wait asks the stream without sleeping: a short launch is not delayed by the system's timer."""
 SLEEP_SECONDS = 100e-6
+NOT_READY = 600
+"""cudaErrorNotReady."""
 OUT_OF_MEMORY = 2
 TOO_LARGE = 720
 """cudaErrorMemoryAllocation and cudaErrorCooperativeLaunchTooLarge; the driver's numbers are the same."""
@@ -86,6 +88,7 @@ class CupyDevice:
         self._lock = threading.RLock()
         self._modules: dict[tuple[bytes, str], GpuModule] = {}
         self._resident: dict[tuple[int, int], int] = {}
+        self._allowed: dict[int, int] = {}
         with self.at_work("opening the device"):
             properties = self._runtime.getDeviceProperties(index)
             self.name = bytes(properties["name"]).decode("utf-8", "replace")
@@ -167,7 +170,9 @@ class CupyDevice:
                 self.stream.synchronize()
                 return True
             start = time.perf_counter()
-            while not self.stream.done:
+            while status := self._runtime.streamQuery(self.stream.ptr):
+                if status != NOT_READY:
+                    self.stream.synchronize()  # raises: a query only tells a number, `Stream.done` not even that
                 passed = time.perf_counter() - start
                 if passed > timeout_s:
                     return False
@@ -239,7 +244,9 @@ class CupyDevice:
         return int(self._runtime.deviceGetAttribute(getattr(self._runtime, name), self._index))
 
     def _allow_shared(self, module: Module, shared: int) -> None:
-        if shared > LARGE_SHARED:
+        """Let a kernel have as much as it was ever asked for: regions of one module, or other shapes, need different sizes."""
+        if shared > self._allowed.get(id(module), LARGE_SHARED):
+            self._allowed[id(module)] = shared
             which = self._driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             self._driver.funcSetAttribute(_pointer(module), which, shared)
 

@@ -42,6 +42,7 @@ class FakeCupy:
                 assert non_blocking
                 fake.diary.append(("stream",))
                 self.ptr, self.queue, self.busy, self.capturing = id(self), list[Any](), False, None
+                self.error: FakeError | None = None
                 fake.streams[self.ptr] = self
 
             def __enter__(self) -> Any:
@@ -51,14 +52,11 @@ class FakeCupy:
             def __exit__(self, *_: Any) -> None:
                 assert fake.current.pop() is self
 
-            @property
-            def done(self) -> bool:
-                if not self.busy:
-                    self.drain()
-                return not self.busy
-
             def synchronize(self) -> None:
                 assert not self.busy, "this would wait forever"
+                error, self.error = self.error, None
+                if error is not None:
+                    raise error
                 self.drain()
 
             def drain(self) -> None:
@@ -161,6 +159,17 @@ class FakeCupy:
             self.diary.append(("copy", {1: "to device", 2: "to host"}[kind], nbytes))
             self.streams[stream].queue.append(lambda: ctypes.memmove(to, source, nbytes))
 
+        def query(stream: int) -> int:
+            """A status, and no exception: as CuPy's."""
+            at = self.streams[stream]
+            if at.busy:
+                return 600
+            try:
+                at.drain()
+            except FakeError as e:
+                at.error = e
+            return 0 if at.error is None else at.error.status
+
         def host_alloc(nbytes: int, flags: int) -> int:
             assert flags == 1 | 2
             self.kept.append(ctypes.create_string_buffer(nbytes))
@@ -172,6 +181,7 @@ class FakeCupy:
             deviceGetAttribute=lambda which, index: self.attributes[which],
             memGetInfo=lambda: (1000, 2000),
             memcpyAsync=copy,
+            streamQuery=query,
             hostAlloc=host_alloc,
             pointerGetAttributes=lambda pointer: types.SimpleNamespace(devicePointer=pointer),
             hostAllocPortable=1,

@@ -92,6 +92,13 @@ def test_shared_memory_that_needs_no_attribute_sets_none(device: CupyDevice, cup
     assert not [d for d in cupy.diary if d[0] == "attribute"]
 
 
+def test_a_kernel_keeps_the_most_shared_memory_it_was_asked_for(device: CupyDevice, cupy: FakeCupy) -> None:
+    module = device.load(CUBIN, "fusec_region")
+    for shared in (100_000, 60_000, 120_000, 100_000):
+        device.launch(module, 0, 1, shared)
+    assert [d for d in cupy.diary if d[0] == "attribute"] == [("attribute", 8, 100_000), ("attribute", 8, 120_000)]
+
+
 @pytest.mark.parametrize(
     ("blocks", "shared", "words"),
     [

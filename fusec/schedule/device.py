@@ -28,7 +28,7 @@ ROOMY = 32 << 20
 WORTHWHILE = 0.75
 """A tight arena is worth its waits where it has at most this share of the bytes."""
 TIGHT_GROUPS = 8
-"""Groups of one call that a task waits for at most where bytes are reused in planned order."""
+"""Groups of one call where bytes are reused in planned order: who writes into them waits for all."""
 MOST_STEPS = 1 << 14
 """Tasks of shared steps beyond which fewer workers share a step."""
 
@@ -101,10 +101,10 @@ def _tightened(
     region: BoundRegion, tasks: Tasks, workers: int, costs: Costs
 ) -> tuple[Groups, Assignment, IntArray, IntArray, Arena]:
     """Larger groups, so that waiting for all of a call is cheap, an arena in planned order, and the waits that it takes."""
-    groups = make_groups(tasks, find_conflicts(tasks), TIGHT_GROUPS)
+    groups = make_groups(tasks, find_conflicts(tasks), TIGHT_GROUPS, every=True)
     placed = assign_groups(tasks, groups, workers, costs)
-    _, _, clock = group_waits(placed, groups)
-    lives = find_lives(region, tasks, placed, clock)
+    nothing = np.broadcast_to(np.int64(0), (len(tasks), placed.workers))
+    lives = find_lives(region, tasks, placed, nothing)  # what is known when a task starts does not matter here
     arena = place_temps(lives, tight=True)
     groups = groups.with_needs(*_reuse(tasks, lives, arena, groups))
     count, waits, _ = group_waits(placed, groups)
@@ -116,6 +116,7 @@ def _reuse(tasks: Tasks, lives: Lives, arena: Arena, groups: Groups) -> tuple[In
     low = np.array([arena.offsets[n] for n in lives.names], np.int64)
     high = low + lives.size
     share = (low[:, None] < high) & (low < high[:, None]) & lives.ordered(tight=True)
+    share &= (share.astype(np.float32) @ share.astype(np.float32)) == 0  # who follows c follows whom c follows
     users: dict[str, set[int]] = {n: set() for n in lives.names}
     writers: dict[str, set[int]] = {n: set() for n in lives.names}
     for x in tasks.accesses:

@@ -42,15 +42,18 @@ class Groups:
         return _with_pairs(self.of, self.size, np.concatenate([old, later]), np.concatenate([self.needs, group]))
 
 
-def make_groups(tasks: Tasks, conflicts: Conflicts, most: int = MOST_GROUPS) -> Groups:
-    """Group tasks by who must follow them, and join neighbours where a task would wait for more than `most` of a call."""
+def make_groups(tasks: Tasks, conflicts: Conflicts, most: int = MOST_GROUPS, every: bool = False) -> Groups:
+    """Group tasks by who must follow them, and join neighbours where a task would wait for more than `most` of a call.
+
+    With `every`, no phase has more than `most`, whoever waits for them.
+    """
     n = len(tasks)
     later, earlier = np.repeat(np.arange(n), np.diff(conflicts.starts)), conflicts.earlier
     of = _numbered(tasks.phase, _readers(n, later, earlier, conflicts.bytes > 0))
     later, group = _distinct(later, of[earlier], n)
     phase = np.zeros(int(of.max(initial=-1)) + 1, np.int64)
     phase[of] = tasks.phase
-    wide = _too_wide(later, group, phase, most)
+    wide = -(-np.bincount(phase) // most)[phase] if every else _too_wide(later, group, phase, most)
     if (wide > 1).any():
         of = _joined(of, phase, wide)
         later, group = _distinct(later, _joined(np.arange(len(phase)), phase, wide)[group], n)

@@ -144,11 +144,15 @@ class _Waits:
         clock = np.zeros((n, a.workers), np.int32)
         known = list(np.zeros((a.workers, a.workers), np.int32))
         found: list[list[int]] = [[]] * n
+        seen: list[set[int]] = [set() for _ in range(a.workers)]
+        """Groups that a worker knows to be done, as far as it was asked: it is asked once."""
         for t in a.order.tolist():
             w = worker[t]
             mine = known[w]
-            if starts[t] < starts[t + 1]:
-                missing = [g for g in needs[starts[t] : starts[t + 1]] if self.is_missing(g, mine)]
+            new = [g for g in needs[starts[t] : starts[t + 1]] if g not in seen[w]]
+            if new:
+                seen[w].update(new)
+                missing = [g for g in new if self.is_missing(g, mine)]
                 if missing:
                     found[t] = self.learn(missing, mine)
             clock[t] = mine

@@ -6,12 +6,12 @@ needs), asks for a device, and cuts the last byte off a cubin.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 import re
+import signal
+import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,11 +19,13 @@ from pathlib import Path
 
 from fusec.cache import ObjectCache
 from fusec.errors import CompileError
+from fusec.kernels.cuda import nvrtc_worker
 from fusec.kernels.cuda.module import ModuleText, headers, headers_hash
 
 ARCHITECTURES = {"sm_80": "sm_80", "sm_90": "sm_90a"}
 """Level -> what is compiled for. The `a` stands for instructions that only this generation has, wgmma among them."""
 HINT = "pip install 'nvidia-cuda-nvrtc>=13,<14'"
+TIMEOUT_S = 900.0
 _LOG_SECTION = b"\0log\0"
 
 
@@ -42,9 +44,10 @@ def is_installed() -> bool:
 
 def version() -> tuple[int, int]:
     """The compiler's version. CompileError where it is not installed."""
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    _check(_library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)), "nvrtcVersion")
-    return major.value, minor.value
+    try:
+        return _library().version()
+    except RuntimeError as e:
+        raise CompileError(f"NVRTC does not tell its version: {e}") from e
 
 
 def options(level: str) -> tuple[str, ...]:
@@ -79,25 +82,36 @@ def build(module: ModuleText, level: str, kept: ObjectCache | None = None) -> Cu
 
 
 def compile_text(text: str, flags: Sequence[str]) -> Cubin:
-    """Compile a translation unit with the device headers at hand. CompileError with the first errors of the log."""
+    """Compile a translation unit with the device headers at hand. CompileError with the first errors of the log.
+
+    The compiler runs in a process of its own: it has been seen to crash on valid code.
+    """
     library = _library()
-    names = [n.encode() for n in headers()]
-    texts = [t.encode() for t in headers().values()]
-    program = ctypes.c_void_p()
-    array = ctypes.c_char_p * len(names)
-    status = library.nvrtcCreateProgram(
-        ctypes.byref(program), text.encode(), b"region.cu", len(names), array(*texts), array(*names)
-    )
-    _check(status, "nvrtcCreateProgram")
+    if not sys.executable:  # Python inside another program: there is nothing to start
+        failed, code, log = library.compile(text, headers(), flags)
+    else:
+        failed, code, log = _in_process(nvrtc_worker.request(library, text, headers(), flags))
+    if failed:
+        raise CompileError(f"NVRTC refuses a module: {essence(log) or failed}")
+    return Cubin(code, log)
+
+
+def _in_process(request: bytes) -> tuple[str, bytes, str]:
+    command = [sys.executable, "-I", "-S", nvrtc_worker.__file__]
     try:
-        flag_bytes = [f.encode() for f in flags]
-        status = library.nvrtcCompileProgram(program, len(flags), (ctypes.c_char_p * len(flags))(*flag_bytes))
-        log = _bytes(library, program, "ProgramLog").rstrip(b"\0").decode("utf-8", "replace")
-        if status != 0:
-            raise CompileError(f"NVRTC refuses a module: {essence(log) or _name(library, status)}")
-        return Cubin(_bytes(library, program, "CUBIN"), log)
-    finally:
-        library.nvrtcDestroyProgram(ctypes.byref(program))
+        done = subprocess.run(command, input=request, capture_output=True, check=False, timeout=TIMEOUT_S)
+    except OSError as e:
+        raise CompileError(f"cannot start a process for NVRTC: {e.strerror or e}") from e
+    except subprocess.TimeoutExpired as e:
+        raise CompileError(f"NVRTC has not compiled a module within {TIMEOUT_S:.0f} s") from e
+    if done.returncode != 0:
+        how = signal.Signals(-done.returncode).name if done.returncode < 0 else f"exit code {done.returncode}"
+        last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        raise CompileError(f"NVRTC crashed ({how}) while it compiled a module{': ' if last else ''}{last[:300]}")
+    try:
+        return nvrtc_worker.answer(done.stdout)
+    except (ValueError, KeyError, TypeError) as e:
+        raise CompileError(f"the process that runs NVRTC answered nonsense: {e}") from e
 
 
 def essence(log: str, most: int = 4) -> str:
@@ -107,56 +121,23 @@ def essence(log: str, most: int = 4) -> str:
     return "; ".join(errors[:most]) + counted
 
 
-def _bytes(library: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> bytes:
-    size = ctypes.c_size_t()
-    _check(getattr(library, f"nvrtcGet{what}Size")(program, ctypes.byref(size)), f"nvrtcGet{what}Size")
-    buffer = ctypes.create_string_buffer(max(1, size.value))
-    _check(getattr(library, f"nvrtcGet{what}")(program, buffer), f"nvrtcGet{what}")
-    return buffer.raw[: size.value]
-
-
-def _check(status: int, call: str) -> None:
-    if status != 0:
-        raise CompileError(f"{call} failed: {_name(_library(), status)}")
-
-
-def _name(library: ctypes.CDLL, status: int) -> str:
-    text = library.nvrtcGetErrorString(status)
-    return text.decode() if isinstance(text, bytes) else f"error {status}"
-
-
-def _library() -> ctypes.CDLL:
+def _library() -> nvrtc_worker.Library:
     found, why = _library_or_why()
     if found is None:
         raise CompileError(f"NVIDIA's run-time compiler is not there: {why}", hint=HINT)
     return found
 
 
-_lock = threading.Lock()
-
-
 @cache
-def _library_or_why() -> tuple[ctypes.CDLL | None, str]:
-    with _lock:
-        why = "no libnvrtc among the installed packages, in CUDA_PATH or where the system looks"
-        for path in _candidates():
-            try:
-                library = ctypes.CDLL(path)
-                _load_builtins(Path(path))
-                library.nvrtcGetErrorString.restype = ctypes.c_char_p
-                library.nvrtcGetCUBINSize  # noqa: B018 - older than 11.1 where it is missing
-            except (OSError, AttributeError) as e:
-                if os.path.sep in path:
-                    why = f"{path} cannot be used: {e}"
-                continue
-            return library, ""
-        return None, why
-
-
-def _load_builtins(path: Path) -> None:
-    """Load the part that the compiler opens by its bare name, which the loader does not look for beside it."""
-    for builtins in sorted(path.parent.glob("libnvrtc-builtins.so*")) if path.is_absolute() else ():
-        ctypes.CDLL(str(builtins))
+def _library_or_why() -> tuple[nvrtc_worker.Library | None, str]:
+    why = "no libnvrtc among the installed packages, in CUDA_PATH or where the system looks"
+    for path in _candidates():
+        try:
+            return nvrtc_worker.Library(path), ""
+        except (OSError, AttributeError) as e:
+            if os.path.sep in path:
+                why = f"{path} cannot be used: {e}"
+    return None, why
 
 
 def _candidates() -> Iterator[str]:

@@ -5,7 +5,7 @@ from cuda_regions import body
 
 from fusec.cache import ObjectCache
 from fusec.errors import CompileError
-from fusec.kernels.cuda import lint, nvrtc
+from fusec.kernels.cuda import lint, nvrtc, nvrtc_worker
 from fusec.kernels.cuda.module import headers, module_text
 
 pytestmark = pytest.mark.skipif(not nvrtc.is_installed(), reason="NVRTC is not installed")
@@ -130,6 +130,23 @@ def test_cubins_are_kept(tmp_path, monkeypatch):
     assert nvrtc.build(module, "sm_80", cache) == first
     with pytest.raises(TypeError):
         nvrtc.build(module, "sm_90", cache)
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("import os; os.kill(os.getpid(), 11)", r"NVRTC crashed \(SIGSEGV\)"),
+        ("raise SystemExit('no memory')", r"NVRTC crashed \(exit code 1\) while it compiled a module: no memory"),
+        ("print('hello')", "answered nonsense"),
+        ("import time; time.sleep(60)", "not compiled a module within 1 s"),
+    ],
+)
+def test_a_crash_of_the_compiler_is_an_error(tmp_path, monkeypatch, program, message):
+    (tmp_path / "worker.py").write_text(program)
+    monkeypatch.setattr(nvrtc_worker, "__file__", str(tmp_path / "worker.py"))
+    monkeypatch.setattr(nvrtc, "TIMEOUT_S", 1.0)
+    with pytest.raises(CompileError, match=message):
+        nvrtc.compile_text("", ())
 
 
 def test_a_missing_compiler_is_an_error_with_what_to_install(monkeypatch):

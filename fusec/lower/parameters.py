@@ -32,6 +32,8 @@ from fusec.tile.verify import RESERVED
 SMALL = range(-2, 3)
 """Numbers that stay as they are in an index: strides of slices and windows decide how a loop is vectorised."""
 
+SHORT_ROWS = (2, 3, 4, 6)
+"""Elements of rows that keep their number: vectors are made of several such rows. Where rows are folded, only the first two."""
 LANES = (2, 4)
 """Channels of narrow groups: they decide how a vector of several groups is put together."""
 MOST_TAPS = 7
@@ -303,14 +305,15 @@ def window_axes(p: TileProgram) -> frozenset[str]:
 
 
 def narrow_axes(p: TileProgram) -> frozenset[str]:
-    """Axes of two or three elements in the last dimension of an output, such as the colours of a pixel: too short for
-    vectors, which whoever chooses the lane axis must know. Contractions have theirs chosen otherwise."""
+    """Axes of a few elements in the last dimension of an output, such as the colours of a pixel or the corners of a box: too
+    short for vectors, which whoever chooses the lane axis must know. Contractions have theirs chosen otherwise."""
     found: set[str] = set()
+    sizes = SHORT_ROWS if not any(s.folds for s in p.stages) else SHORT_ROWS[:2]
     for s in p.stages:
         if is_contraction(s):
             return frozenset()
         last = {str(x.index[-1]) for x in s.stores if x.index and p.operand[x.operand].role != "local"}
-        found |= {a for a in s.axis_names if a in last and p.axis[a].extent in (2, 3)}
+        found |= {a for a in s.axis_names if a in last and p.axis[a].extent in sizes}
     leader = same_axes(p)
     return frozenset(leader[a] for a in found)
 

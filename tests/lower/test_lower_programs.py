@@ -237,3 +237,10 @@ def test_parts_of_two_columns_share_their_number() -> None:
     ]
     call = check([*parts, apply("concat", "y", *(p.output for p in parts), axis=0)], {"x": x(4, 5)})
     assert ": 2\n" in body(call)
+
+
+def test_rows_of_a_box_keep_their_number() -> None:
+    """Lanes run over several rows where nothing is folded; the same rows under a softmax are rows like any others."""
+    boxes, factor = value("x", B, 4), value("s", B, 1)
+    call = check([apply("mul", "y", boxes, factor)], {"x": x(5, 4), "s": x(5, 1)}, symbols={"B": 5})
+    assert "j: 4" in str(call.program)

@@ -68,9 +68,12 @@ def _sigmoid(e: Prim) -> Expr | None:
 
 
 def _over_one(e: Prim) -> Expr | None:
-    """A quotient by 1 plus a power with that power marked."""
-    divisor = _beside_one(e.args[1])
-    return None if divisor is None else Prim("div", (e.args[0], divisor), e.dtype)
+    """A quotient by 1 plus a power with that power marked, unless what is divided needs the power anyway."""
+    above, below = e.args
+    divisor = _beside_one(below)
+    if divisor is None or any(x in walk(above) for x in walk(below) if isinstance(x, Prim) and x.name == "exp"):
+        return None
+    return Prim("div", (above, divisor), e.dtype)
 
 
 def _beside_one(e: Expr) -> Expr | None:

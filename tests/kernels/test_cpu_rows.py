@@ -165,6 +165,8 @@ def test_sigmoids_to_the_ends_of_their_range(check: Check) -> None:
     got = check(safe, ["i"], {"I": len(x)}, {"x": x}, rtol=1e-6)["y"]
     assert got[len(edges) - 1] == 1.0 and got[2 * len(edges) - 1] == 0.0
     assert safe.count("exp(") == 2 and _exponentials(safe) == 1
+    shared = alone.replace("  t = exp(-x[i])\n", "").replace("1.0 / (exp(-x[i])", "(1.0 - exp(-x[i])) / (exp(-x[i])")
+    assert shared.count("exp(") == 2 and _exponentials(shared) == 1
 
 
 def _exponentials(text: str) -> int:

@@ -44,11 +44,32 @@ struct fx_gemv {
     // all threads see it.
     template <class Left, class Fold>
     static FX_MEMBER void fill(float* x, const Left& left, fx_range rows, const Fold& fold, int length) {
-        FX_KEEP_LOOP for (int m = 0; m < M; m++) {
-            bool exists = rows.start + m < rows.end;
-            const auto at = left.of(exists ? rows.start + m : rows.start);
-            FX_UNROLL_4 for (int k = fx_thread(); k < (length + 7) / 8 * 8; k += FX_THREADS)
-                x[m * CHUNK + k] = exists && k < length ? fx_as_float(left.value(at, fold, fold.k() + k)) : 0.0f;
+        int padded = (length + 7) / 8 * 8;
+        if constexpr (Left::heavy) {
+            FX_KEEP_LOOP for (int m = 0; m < M; m++) {
+                bool exists = rows.start + m < rows.end;
+                const auto at = left.of(exists ? rows.start + m : rows.start);
+                FX_UNROLL_4 for (int k = fx_thread(); k < padded; k += FX_THREADS)
+                    x[m * CHUNK + k] = exists && k < length ? fx_as_float(left.value(at, fold, fold.k() + k)) : 0.0f;
+            }
+        } else {  // eight elements at once, so that their latencies overlap
+            constexpr int UNITS = 8 / M;
+            fx_functions<decltype(Left::of), M> functions(left.of, rows.start, 1, rows.end - 1);
+            FX_KEEP_LOOP for (int k = fx_thread(); k < padded; k += UNITS * FX_THREADS) {
+                float a[M][UNITS];
+                fx_each<M>([&](auto m) {
+                    constexpr int R = decltype(m)::value;
+                    FX_UNROLL for (int u = 0; u < UNITS; u++) {
+                        int at = k + u * FX_THREADS;
+                        a[R][u] = 0.0f;
+                        if (rows.start + R < rows.end && at < length)
+                            a[R][u] = fx_as_float(left.value(functions.template get<R>(), fold, fold.k() + at));
+                    }
+                });
+                FX_UNROLL for (int m = 0; m < M; m++)
+                    FX_UNROLL for (int u = 0; u < UNITS; u++)
+                        if (k + u * FX_THREADS < padded) x[m * CHUNK + k + u * FX_THREADS] = a[m][u];
+            }
         }
         fx_barrier();
     }
@@ -83,19 +104,27 @@ struct fx_gemv {
             for (fx_int c = 0; c < chunks; c++, fold.advance(CHUNK)) {
                 int length = fold.depth() - fold.k() < CHUNK ? (int)(fold.depth() - fold.k()) : CHUNK;
                 int end = works ? length : 0;
-                fx_vector<T, V> now[BATCH], next[BATCH];
-                auto load = [&](fx_vector<T, V>(&to)[BATCH], int first) {
+                fx_vector<T, V> first[BATCH], second[BATCH];
+                auto load = [&](fx_vector<T, V>(&to)[BATCH], int from) {
+                    if constexpr (Right::in_memory) {
+                        if (whole) {
+                            FX_UNROLL for (int u = 0; u < BATCH; u++) {
+                                int k = from + u * groups;
+                                const T* p = k < end ? functions.template get<0>()(fold, fold.k() + k) : nullptr;
+                                if (p)
+                                    to[u] = fx_load_once<Right::constant>(p, fx_number<V>());
+                                else
+                                    to[u] = {};
+                            }
+                            return;
+                        }
+                    }
                     FX_UNROLL for (int u = 0; u < BATCH; u++) {
-                        int k = first + u * groups;
+                        int k = from + u * groups;
                         if (k >= end) continue;
                         if constexpr (Right::in_memory) {
                             const T* p = functions.template get<0>()(fold, fold.k() + k);
-                            if (whole && p) {
-                                to[u] = fx_load_once<Right::constant>(p, fx_number<V>());
-                            } else {
-                                FX_UNROLL for (int v = 0; v < V; v++)
-                                    to[u].at[v] = p && column + v < columns.end ? p[v] : T{};
-                            }
+                            FX_UNROLL for (int v = 0; v < V; v++) to[u].at[v] = p && column + v < columns.end ? p[v] : T{};
                         } else {
                             fx_each<V>([&](auto v) {
                                 constexpr int I = decltype(v)::value;
@@ -105,18 +134,23 @@ struct fx_gemv {
                         }
                     }
                 };
-                load(next, group);
-                fill(x, left, rows, fold, length);
-                FX_KEEP_LOOP for (int k = group; k < end; k += BATCH * groups) {
-                    FX_UNROLL for (int u = 0; u < BATCH; u++) now[u] = next[u];
-                    load(next, k + BATCH * groups);
+                auto add = [&](const fx_vector<T, V>(&b)[BATCH], int from) {
                     FX_UNROLL for (int u = 0; u < BATCH; u++) {
-                        if (k + u * groups >= end) break;
+                        if (from + u * groups >= end) break;
                         FX_UNROLL for (int m = 0; m < M; m++) {
-                            float a = x[m * CHUNK + k + u * groups];
-                            FX_UNROLL for (int v = 0; v < V; v++) sum[m][v] += a * fx_as_float(now[u].at[v]);
+                            float a = x[m * CHUNK + from + u * groups];
+                            FX_UNROLL for (int v = 0; v < V; v++) sum[m][v] += a * fx_as_float(b[u].at[v]);
                         }
                     }
+                };
+                const int step = BATCH * groups;
+                load(first, group);
+                fill(x, left, rows, fold, length);
+                FX_KEEP_LOOP for (int k = group; k < end; k += 2 * step) {
+                    load(second, k + step);
+                    add(first, k);
+                    load(first, k + 2 * step);
+                    add(second, k + step);
                 }
                 fx_barrier();
             }
@@ -153,10 +187,10 @@ struct fx_gemv {
                     const auto at = right.of(n + column);
                     float sum[M];
                     FX_UNROLL for (int m = 0; m < M; m++) sum[m] = 0.0f;
-                    fx_vector<T, V> now[BATCH], next[BATCH];
-                    auto load = [&](fx_vector<T, V>(&to)[BATCH], int first) {
+                    fx_vector<T, V> first[BATCH], second[BATCH];
+                    auto load = [&](fx_vector<T, V>(&to)[BATCH], int from) {
                         FX_UNROLL for (int u = 0; u < BATCH; u++) {
-                            int k = first + u * span;
+                            int k = from + u * span;
                             if constexpr (Right::in_memory) {
                                 const T* p = k < length ? at(fold, fold.k() + k) : nullptr;
                                 if (right.copies && p) {
@@ -170,22 +204,25 @@ struct fx_gemv {
                             }
                         }
                     };
-                    int first = (slice * 32 + fx_lane()) * V;
-                    load(next, first);
-                    FX_KEEP_LOOP for (int k = first; k < length; k += BATCH * span) {
-                        FX_UNROLL for (int u = 0; u < BATCH; u++) now[u] = next[u];
-                        load(next, k + BATCH * span);
+                    auto add = [&](const fx_vector<T, V>(&b)[BATCH], int from) {
                         FX_UNROLL for (int u = 0; u < BATCH; u++) {
-                            int from = k + u * span;
-                            if (from >= length) break;
+                            int k = from + u * span;
+                            if (k >= length) break;
                             FX_UNROLL for (int m = 0; m < M; m++) {
                                 FX_UNROLL for (int q = 0; q < V; q += 4) {
-                                    fx_vector<float, 4> a = fx_load_vector<4>(x + m * CHUNK + from + q);
-                                    FX_UNROLL for (int v = 0; v < 4; v++)
-                                        sum[m] += a.at[v] * fx_as_float(now[u].at[q + v]);
+                                    fx_vector<float, 4> a = fx_load_vector<4>(x + m * CHUNK + k + q);
+                                    FX_UNROLL for (int v = 0; v < 4; v++) sum[m] += a.at[v] * fx_as_float(b[u].at[q + v]);
                                 }
                             }
                         }
+                    };
+                    const int begin = (slice * 32 + fx_lane()) * V, step = BATCH * span;
+                    load(first, begin);
+                    FX_KEEP_LOOP for (int k = begin; k < length; k += 2 * step) {
+                        load(second, k + step);
+                        add(first, k);
+                        load(first, k + 2 * step);
+                        add(second, k + step);
                     }
                     FX_UNROLL for (int m = 0; m < M; m++) {
                         FX_UNROLL for (int by = 16; by > 0; by /= 2) sum[m] += fx_shuffle_xor(sum[m], by);

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fusec.ir.dim import product
+from fusec.ir.dim import Extent, product
 from fusec.ir.graph import Node, Value
 from fusec.ir.types import TensorType
+from fusec.kernels.backend import device
 from fusec.ops.op import Kind
 from fusec.rewrite.fused import Group, Verdict, kind_of
 from fusec.target import Target
@@ -20,6 +21,12 @@ MAX_CONTRACTIONS = 2
 """A chain is two matrix products; attention is two by itself."""
 PANEL_ELEMENTS = 1 << 16
 """Elements in a row of a panel between two contractions, or between one and a reduction: it stays in cache, rows and all."""
+DEVICE_ROWS = 32
+"""Rows of a task of a chain on a device with some hundred workers."""
+DEVICE_TASKS = 64
+"""Tasks that make enough of its workers busy."""
+DEVICE_WEIGHTS, DEVICE_FLOPS = 128 << 10, 1_000_000
+"""Weights and work of one task that take a single worker 2 us or so: as long as handing the panel on would."""
 ASKS_ALL = frozenset(["concat", "pad", "windows", "gather", "gather_elements", "gather_nd"])
 """Ops that ask their inputs at places outside or read from memory: folds cannot be asked so."""
 
@@ -38,7 +45,8 @@ SCATTERED_KINDS = PLAIN_KINDS | {Kind.GATHER}
 
 def accepts(nodes: Sequence[Node], outputs: Sequence[Value], target: Target | None = None) -> Verdict:
     """Whether nodes (in topological order) that store `outputs` can be one kernel."""
-    del target  # all CPU levels have the same templates
+    if target is not None and (verdict := _shared_out(nodes, target)) is not None:
+        return verdict
     for check in (_native, _scatters, _transforms, _contractions, _after_folds, _gathers, _reshapes, _panels):
         verdict = check(nodes, outputs)
         if not verdict.ok:
@@ -109,6 +117,27 @@ def _contractions(nodes: Sequence[Node], _: Sequence[Value]) -> Verdict:
         if second.operands[1].name in feeds:
             return Verdict(False, "the second contraction reads the first through its right operand")
     return TAKEN
+
+
+def _shared_out(nodes: Sequence[Node], target: Target) -> Verdict | None:
+    """On a device a chain is refused where its rows make too few tasks for so many workers, unless it is short."""
+    products = [n for n in nodes if n.op == "matmul"]
+    if len(products) < 2 or device(target.kind) is None:
+        return None
+    shapes = [n.outputs[0].shape for n in products] + [n.operands[1].shape for n in products]
+    if not all(isinstance(d, int) for shape in shapes for d in shape):
+        return None
+    rows = product(products[-1].outputs[0].shape[:-1])
+    weights = sum(_known(product(n.operands[1].shape)) * n.outputs[0].dtype.itemsize for n in products)
+    flops = sum(2 * _known(product((*n.outputs[0].shape, n.operands[0].shape[-1]))) for n in products)
+    tasks = max(1, -(-_known(rows) // DEVICE_ROWS))
+    if tasks >= DEVICE_TASKS or (weights <= DEVICE_WEIGHTS and flops <= tasks * DEVICE_FLOPS):
+        return None
+    return Verdict(False, f"{rows} rows make {tasks} tasks, too few to share among a device's workers")
+
+
+def _known(x: Extent) -> int:
+    return x if isinstance(x, int) else 1
 
 
 def _after_folds(nodes: Sequence[Node], _: Sequence[Value]) -> Verdict:

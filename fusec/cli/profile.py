@@ -64,9 +64,13 @@ def command(setup: Setup, by: str, top: int, rounds: int, trace: Path | None, fo
     if setup.as_json:
         told = None if roofs is None else {"calibrated": roofs.date, "calibration_noise": roofs.noise}
         about = {"model": setup.model, "target": str(session.plan.target)}
+        if session.transfers is not None:
+            about["transfers"] = str(session.transfers)
         print_json({**about, **document(found, by), "bodies": body_documents(session), "roofs": told})
         return
     _show(setup.model, found, rows(found, by), top, roofs)
+    if session.transfers is not None:
+        click.echo(f"transfers: {session.transfers} in a run")
     for line in body_lines(session):
         click.echo(printable(line))
     if roofs is None and not setup.quiet:

@@ -29,6 +29,7 @@ from fusec.runtime.workers import check_workers, default_workers
 if TYPE_CHECKING:
     from fusec.cache import ObjectCache
     from fusec.host.inner import CompileBody
+    from fusec.runtime.device.steps import Transfers
 
 Array = npt.NDArray[Any]
 
@@ -156,6 +157,11 @@ class Session:
     def steps(self) -> Steps:
         """The steps of the plan, for those who measure them one by one."""
         return self._steps
+
+    @property
+    def transfers(self) -> Transfers | None:
+        """What the run that ended last copied between host and device; None where both are one."""
+        return None
 
     @property
     def is_direct(self) -> bool:

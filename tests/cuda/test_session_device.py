@@ -253,6 +253,15 @@ def test_a_device_that_is_not_here_is_refused():
                 fusec.compile(mlp(), device=name)
 
 
+def test_large_operands_get_wide_indices(monkeypatch):
+    """Nobody has 2^31 elements here: the limit comes down instead."""
+    monkeypatch.setattr("fusec.runtime.device.code.WIDE", 1000)
+    x = {"x": numbers(33, 64)}
+    session = fusec.compile(mlp(), device=DEVICE)
+    np.testing.assert_allclose(session.run(x)["y"], fusec.compile(mlp(), threads=1).run(x)["y"], rtol=1e-4, atol=1e-5)
+    assert {wide for _, wide in session.steps.on_device.modules.made} == {False, True}
+
+
 def test_plans_from_files(tmp_path, opened):
     session, x = opened(chain), {"x": numbers(17, 96)}
     session.save(tmp_path / "chain.fusec")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
 from fusec.errors import BugError
 from fusec.kernels import backend
-from fusec.kernels.backend import Body
+from fusec.kernels.backend import Body, ModuleCode
 from fusec.kernels.cuda.device import Module
 from fusec.kernels.kernel import Kernel
 from fusec.plan.plan import Plan, RegionStep
 from fusec.runtime.device.opened import Opened
+from fusec.runtime.workers import usable_cores
 from fusec.schedule.region import BoundRegion
 
 if TYPE_CHECKING:
@@ -41,22 +43,24 @@ class Modules:
             raise BugError(f"{plan.target} has no memory of its own")
         self._maker, self._plan, self._opened, self._cache = maker, plan, opened, cache
         self._keys: dict[int, str] = {}
-        self._made: dict[tuple[frozenset[str], bool], RegionCode] = {}
+        self.made: dict[tuple[frozenset[str], bool], RegionCode] = {}
         self._lock = threading.Lock()
 
     def of(self, step: RegionStep, wide: bool) -> RegionCode:
         """The module for a region. CompileError where it cannot be built."""
-        kernels = list(self._kernels([step]))
-        if self._opened.is_emulated:
-            kernels = list(self._kernels(s for s in self._plan.steps if isinstance(s, RegionStep)))
+        kernels = self._kernels_for(step)
         key = frozenset(self.class_key(k) for k in kernels), wide
         with self._lock:
-            if key not in self._made:
-                built = self._maker.build_module(kernels, self._plan.target, self._cache, wide=wide)
-                with self._opened.gate:
-                    module = self._opened.device.load(built.code, built.entry)
-                self._made[key] = RegionCode(module, built.bodies)
-            return self._made[key]
+            if key not in self.made:
+                self.made[key] = self._load(self._build(kernels, wide))
+            return self.made[key]
+
+    def _build(self, kernels: Sequence[Kernel], wide: bool) -> ModuleCode:
+        return self._maker.build_module(kernels, self._plan.target, self._cache, wide=wide)
+
+    def _load(self, built: ModuleCode) -> RegionCode:
+        with self._opened.gate:
+            return RegionCode(self._opened.device.load(built.code, built.entry), built.bodies)
 
     def class_key(self, kernel: Kernel) -> str:
         """The class of one of the plan's own kernels."""
@@ -66,14 +70,29 @@ class Modules:
         return found
 
     def prepare(self) -> None:
-        """Build what regions need at sizes that nearly all runs have, so that the first run does not wait for it."""
+        """Build what regions need at sizes that nearly all runs have, several at a time: compilers run outside Python."""
+        wanted: dict[tuple[frozenset[str], bool], list[Kernel]] = {}
         for step in self._plan.steps:
             if isinstance(step, RegionStep):
-                self.of(step, False)
+                kernels = self._kernels_for(step)
+                wanted.setdefault((frozenset(self.class_key(k) for k in kernels), False), kernels)
+        if len(wanted) < 2:
+            built = [self._build(kernels, False) for kernels in wanted.values()]
+        else:
+            with ThreadPoolExecutor(min(len(wanted), usable_cores())) as pool:
+                built = list(pool.map(lambda kernels: self._build(kernels, False), wanted.values()))
+        with self._lock:
+            for key, code in zip(wanted, built, strict=True):
+                self.made[key] = self._load(code)
 
-    def _kernels(self, steps: Iterable[RegionStep]) -> Iterable[Kernel]:
+    def _kernels_for(self, step: RegionStep) -> list[Kernel]:
+        if self._opened.is_emulated:
+            return self._kernels(s for s in self._plan.steps if isinstance(s, RegionStep))
+        return self._kernels([step])
+
+    def _kernels(self, steps: Iterable[RegionStep]) -> list[Kernel]:
         programs = dict.fromkeys(c.program.name for s in steps for c in s.calls)
-        return (k for name in programs for k in self._plan.kernels.get(name, ()))
+        return [k for name in programs for k in self._plan.kernels.get(name, ())]
 
 
 def is_wide(region: BoundRegion) -> bool:

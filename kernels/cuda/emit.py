@@ -28,11 +28,14 @@ What lambdas share and their parameters do not change (offsets of a batch, value
 from __future__ import annotations
 
 from fusec.errors import BugError
-from fusec.kernels.cuda.context import Context
+from fusec.kernels.backend import EMULATED
+from fusec.kernels.cuda.abi import SHARED_LIMITS
+from fusec.kernels.cuda.context import SHARED_BYTES, Context
 from fusec.kernels.cuda.kernel_class import class_key
 from fusec.kernels.cuda.known import with_known
 from fusec.kernels.cuda.nest import emit_nest
 from fusec.kernels.cuda.product import TEMPLATES, emit_product
+from fusec.kernels.cuda.stream import emit_stream
 from fusec.kernels.cuda.turn import emit_turn
 from fusec.kernels.kernel import Kernel, Source
 from fusec.target import Target
@@ -44,14 +47,26 @@ def emit(kernel: Kernel, target: Target) -> Source:
     """The kernel's device function, its name, and what its slots, scratch and shared memory must hold."""
     entry = f"fusec_{class_key(kernel, target)[:24]}"
     kernel = with_known(kernel)
-    ctx = Context(kernel, target)
-    ctx.enter_tile()
-    _emit_stages(ctx, kernel)
+    ctx = _written(kernel, target, SHARED_BYTES)
+    limit = SHARED_LIMITS[target.level.removesuffix(EMULATED)]
+    if ctx.shared_bytes > limit:  # locals give way to what products need
+        ctx = _written(kernel, target, max(0, SHARED_BYTES - (ctx.shared_bytes - limit)))
     lines = [f"FX_DEVICE void {entry}(const fx_task& task) {{", *(f"    {line}" for line in ctx.text()), "}", ""]
     return Source("\n".join(lines), entry, tuple(ctx.slots), ctx.scratch_bytes, ctx.shared_bytes)
 
 
+def _written(kernel: Kernel, target: Target, local_bytes: int) -> Context:
+    """The body of a kernel whose locals take so much shared memory at most."""
+    ctx = Context(kernel, target, local_bytes)
+    ctx.enter_tile()
+    _emit_stages(ctx, kernel)
+    return ctx
+
+
 def _emit_stages(ctx: Context, kernel: Kernel) -> None:
+    if kernel.tiling.stages[0].template == "stream":
+        emit_stream(ctx, kernel.tiling.stages[0])
+        return
     for number, (stage, tiling) in enumerate(zip(kernel.program.stages, kernel.tiling.stages, strict=True)):
         if number:
             ctx.writer.line("fx_barrier();")

@@ -25,7 +25,8 @@ from fusec.tile.program import Let, Stage, Statement
 TEMPLATES = frozenset(["simt", "mma", "wgmma", "gemv"])
 ALIGNMENT = 128
 """Of the shared memory of a product: bulk copies and core matrices need 16 and 128 bytes."""
-_SUM = "@sum"
+SUM = "@sum"
+"""How bodies call the sum that a template hands them."""
 _panels: WeakKeyDictionary[Context, str] = WeakKeyDictionary()
 
 
@@ -35,10 +36,10 @@ def emit_product(ctx: Context, stage: Stage, tiling: StageTiling) -> None:
     if form is None:
         raise BugError(f"{ctx.program.name}: a stage with template {tiling.template!r} is no contraction")
     with ctx.writer.block("", pinned=True):
-        _Product(ctx, form, tiling).emit()
+        Product(ctx, form, tiling).emit()
 
 
-class _Product:
+class Product:
     """The text of one product."""
 
     def __init__(self, ctx: Context, form: Contraction, tiling: StageTiling) -> None:
@@ -98,7 +99,7 @@ class _Product:
         """The epilogue for single elements, and for vectors along the columns where these lie side by side."""
         form, point = self.form, self.point
         axes = (*form.batch, *((form.m,) if form.m else ()), form.n)
-        body = (Let(form.fold, cast(Ref(_SUM, form.dtype), form.result)), *form.epilogue)
+        body = (Let(form.fold, cast(Ref(SUM, form.dtype), form.result)), *form.epilogue)
         one = self._epilogue("1", body, frozenset())
         vectors = find_vectors(point, Stage(axes, (), body), form.n)
         if vectors is None:
@@ -118,13 +119,13 @@ class _Product:
                 point.place(form.m, m)
             if not aligned:
                 point.place(form.n, n)
-                point.bind(_SUM, x)
+                point.bind(SUM, x)
                 point.run(body)
             else:
                 with point.lanes(form.n, n, int(width), aligned):
                     if point.lane is None:
                         raise BugError("lanes have a name")
-                    point.bind(_SUM, f"{x}.at[{point.lane.name}]")
+                    point.bind(SUM, f"{x}.at[{point.lane.name}]")
                     point.run(body)
         return function
 

@@ -139,6 +139,25 @@ def test_block_tiles_of_larger_products_are_checked_too() -> None:
             deserialise(memoryview(changed(raw, change)))
 
 
+def test_attention_is_streamed_as_a_whole() -> None:
+    plan = plan_of(MODELS["chain"](), "cuda:sm_90")
+    raw = b"".join(serialise(plan))
+    (menu,) = plan.kernels.values()
+    assert {s.template for s in menu[0].tiling.stages} == {"stream"}
+
+    def last(document: Any) -> None:
+        kernels(document, "stream")[0]["stages"][-1] |= {"template": "points", "rows": 1, "vectors": 1}
+
+    for change, words in (
+        (stage("stream", rows=48), "tiles of 48 rows"),
+        (stage("stream", vectors=128), "no attention that can be streamed"),
+        (last, "no attention that can be streamed"),
+        (tile("stream", "m", "128"), "tiles of 128 rows are streamed where there is room for"),
+    ):
+        with pytest.raises(PlanError, match=words):
+            deserialise(memoryview(changed(raw, change)))
+
+
 def test_instructions_that_a_level_has_not_are_refused() -> None:
     plan = plan_of(MODELS["products bf16"](), "cuda:sm_90")
     templates = {s.template for menu in plan.kernels.values() for k in menu for s in k.tiling.stages}

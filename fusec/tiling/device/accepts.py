@@ -12,6 +12,7 @@ from fusec.kernels.cpu.contract_form import Contraction, contraction, direct_loa
 from fusec.kernels.cuda.emit import NESTS
 from fusec.kernels.cuda.product import TEMPLATES as PRODUCTS
 from fusec.kernels.cuda.product_shapes import shape_of, unwidened, without_widening
+from fusec.kernels.cuda.stream import COLUMNS, products
 from fusec.kernels.cuda.turn import turned_axis
 from fusec.kernels.kernel import Kernel, StageTiling
 from fusec.tile.program import Stage, TileProgram
@@ -30,11 +31,27 @@ def refusal(kernel: Kernel, level: str) -> str:
     for axis, extent in tile.items():
         if isinstance(extent, int) and not 1 <= extent <= MOST_TILE:
             return f"a tile is {extent} along {axis}"
+    if any(t.template == "stream" for t in kernel.tiling.stages):
+        return _stream(kernel, tile)
     for stage, tiling in zip(kernel.program.stages, kernel.tiling.stages, strict=True):
         if tiling.template == "wgmma" and not level.startswith("sm_90"):
             return f"{level} has no wgmma"
         if why := _stage(kernel.program, stage, tiling, tile):
             return f"a stage cannot have the template {tiling.template!r}: {why}"
+    return ""
+
+
+def _stream(kernel: Kernel, tile: dict[str, Extent]) -> str:
+    """All stages are streamed together, on tiles of as many rows as there is room for."""
+    rows = kernel.tiling.stages[0].rows
+    found = products(kernel.program, rows)
+    if found is None or any(t != StageTiling("stream", "", rows, COLUMNS) for t in kernel.tiling.stages):
+        return f"it is no attention that can be streamed on tiles of {rows} rows"
+    form, both, tilings = found
+    if tile.get(form.scores.m) != rows:
+        return f"tiles of {tile.get(form.scores.m)} rows are streamed where there is room for {rows}"
+    for f, t in zip(both, tilings, strict=True):
+        shape_of(f, t)
     return ""
 
 

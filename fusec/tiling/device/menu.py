@@ -10,6 +10,7 @@ from fusec.target import Target
 from fusec.tile.program import TileProgram
 from fusec.tiling.device.nest import Sizes, nest_choices, nest_stage
 from fusec.tiling.device.product import product_choices
+from fusec.tiling.device.stream import streamed
 
 
 def device_menu(
@@ -18,11 +19,15 @@ def device_menu(
     """The kernels for a program, in the order in which they are tried; the last one takes the rest."""
     calls = list(calls)
     sizes = Sizes(program, calls)
+    first = streamed(program, sizes, calls)
+    if first is not None and first.tiling.guard is None:
+        return (first,)
+    few = () if first is None else (first,)
     out = []
     for choice in product_choices(program, target, calls, precision):
         stages = tuple(choice.stages.get(i) or nest_stage(program, s, sizes) for i, s in enumerate(program.stages))
         out.append(Kernel(program, Tiling(choice.tile, stages, choice.layouts, choice.guard)))
-    return tuple(out) or _nests(program, sizes)
+    return (*few, *(out or _nests(program, sizes)))
 
 
 def _nests(program: TileProgram, sizes: Sizes) -> tuple[Kernel, ...]:

@@ -42,7 +42,7 @@ class Storage:
 class Context:
     """The state of one emission. `starts` and `ends` are the C++ names of the current tile's bounds, per task axis."""
 
-    def __init__(self, kernel: Kernel, target: Target) -> None:
+    def __init__(self, kernel: Kernel, target: Target, local_bytes: int = SHARED_BYTES) -> None:
         self.kernel = kernel
         self.program = kernel.program
         self.target = target
@@ -56,6 +56,7 @@ class Context:
         self.slots: list[Slot] = []
         self.scratch_bytes: Extent = 0
         self.shared_bytes = 0
+        self._local_bytes = local_bytes
         self._loaded: dict[tuple[Slot, str], str] = {}
         self._numbers: dict[Slot, int] = {}
         self._entry: list[str] = []
@@ -194,7 +195,8 @@ class Context:
             most = self.most(axis)
             shape[d], origin[d] = symbol(f"tile_{axis}") if most is None else most, symbol(f"start_{axis}")
         size = product(shape) * operand.dtype.itemsize
-        if isinstance(size, int) and self.shared_bytes + size + LINE <= SHARED_BYTES:
+        if isinstance(size, int) and size + LINE <= self._local_bytes:
+            self._local_bytes -= size + LINE
             memory = self.shared(size)
         else:
             memory = self.scratch(size)

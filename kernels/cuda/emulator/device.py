@@ -21,11 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fusec.errors import ExecutionError, ResourceError
+from fusec.kernels.cuda.abi import SHARED_LIMITS
 from fusec.kernels.cuda.device import Launch, Memory, Module
 
 SLICE_NS = 50_000_000
-SHARED_LIMITS = {"sm_80": 163 << 10, "sm_90": 227 << 10}
-"""Level -> dynamic shared memory that a block can have (CUDA C++ Programming Guide, Compute Capabilities)."""
 BLOCKS = 4
 _DONE, _UNFINISHED, _FAILED = 0, 1, 2
 

@@ -27,15 +27,23 @@ class Shape:
 
 
 SIMT = {
-    4: {(128, 128): (16, 1, 3), (128, 64): (16, 2, 3), (64, 64): (32, 4, 3), (32, 64): (32, 8, 3)},
-    8: {(64, 64): (16, 4, 3)},
-}
-"""Bytes of an element -> rows and columns of the tile -> steps of the fold per stage, slices of it at once, stages."""
+    4: {
+        (128, 128): (16, 1, 3, 8), (128, 64): (16, 2, 3, 8), (64, 64): (32, 4, 3, 8), (32, 64): (32, 8, 3, 8),
+        (16, 32): (64, 8, 3, 4),
+    },
+    8: {(64, 64): (16, 4, 3, 8), (16, 32): (32, 8, 3, 4)},
+}  # fmt: skip
+"""Bytes of an element -> rows and columns of the tile -> steps of the fold per stage, slices of it at once, stages, and the
+side of a thread's block."""
 MMA = {
     2: {
         (128, 128): (32, 1, 4, 64), (128, 64): (32, 1, 4, 32), (64, 64): (64, 2, 3, 32), (32, 64): (64, 4, 3, 32),
+        (16, 32): (128, 8, 3, 16),
     },
-    4: {(128, 128): (16, 1, 4, 64), (128, 64): (32, 1, 3, 32), (64, 64): (32, 2, 3, 32), (32, 64): (32, 4, 3, 32)},
+    4: {
+        (128, 128): (16, 1, 4, 64), (128, 64): (32, 1, 3, 32), (64, 64): (32, 2, 3, 32), (32, 64): (32, 4, 3, 32),
+        (16, 32): (64, 8, 3, 16),
+    },
 }  # fmt: skip
 """The same for tensor cores, and the rows of a warp."""
 WGMMA = {(128, 256): (64, 4), (128, 128): (64, 5), (128, 64): (64, 6)}
@@ -68,8 +76,8 @@ def _simt(form: Contraction, tiling: StageTiling) -> Shape | None:
     found = SIMT.get(size, {}).get((tiling.rows, tiling.vectors))
     if found is None:
         return None
-    depth, slices, stages = found
-    arguments = element_type(form.dtype), tiling.rows, tiling.vectors, depth, slices, stages
+    depth, _, stages, _ = found
+    arguments = element_type(form.dtype), tiling.rows, tiling.vectors, *found
     return Shape(arguments, panels(tiling, depth, stages, size, size), form.dtype, form.dtype)
 
 
@@ -78,8 +86,8 @@ def _mma(form: Contraction, tiling: StageTiling) -> Shape | None:
     found = MMA[dtype.itemsize].get((tiling.rows, tiling.vectors)) if dtype is not None else None
     if dtype is None or found is None:
         return None
-    depth, slices, stages, warp = found
-    arguments = element_type(dtype), tiling.rows, tiling.vectors, depth, slices, stages, warp
+    depth, _, stages, _ = found
+    arguments = element_type(dtype), tiling.rows, tiling.vectors, *found
     return Shape(arguments, panels(tiling, depth, stages, dtype.itemsize, 4), dtype, dtype)
 
 

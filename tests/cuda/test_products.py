@@ -22,8 +22,8 @@ from fusec.tiling.choose import choose, menu
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="emulation needs a C++ compiler")
 rng = np.random.default_rng(0)
-SIMT = [("simt", 128, 128), ("simt", 128, 64), ("simt", 64, 64), ("simt", 32, 64)]
-MMA = [("mma", 128, 128), ("mma", 128, 64), ("mma", 64, 64), ("mma", 32, 64)]
+SIMT = [("simt", 128, 128), ("simt", 128, 64), ("simt", 64, 64), ("simt", 32, 64), ("simt", 16, 32)]
+MMA = [("mma", 128, 128), ("mma", 128, 64), ("mma", 64, 64), ("mma", 32, 64), ("mma", 16, 32)]
 WGMMA = [("wgmma", 128, 256), ("wgmma", 128, 128), ("wgmma", 128, 64)]
 GEMV = [("gemv", 1, 1), ("gemv", 2, 1), ("gemv", 4, 1), ("gemv", 8, 1)]
 Template = tuple[str, int, int]
@@ -140,7 +140,7 @@ def test_tensor_cores(template: Template) -> None:
 
 def test_tf32() -> None:
     run_gemm(MMA[0], (70, 40, 72), tolerance=2e-3)
-    run_gemm(MMA[3], (33, 20, 41), "k, m", "n, k", tolerance=2e-3)
+    run_gemm(MMA[4], (33, 20, 41), "k, m", "n, k", tolerance=2e-3)
 
 
 def test_no_products_to_sum() -> None:
@@ -219,7 +219,7 @@ stage m, n: N
 """
 
 
-@pytest.mark.parametrize("template", [SIMT[3], SIMT[2], GEMV[3], None], ids=str)
+@pytest.mark.parametrize("template", [SIMT[3], SIMT[4], GEMV[3], None], ids=str)
 def test_chains_meet_in_a_panel(template: Template | None) -> None:
     for m, k, hidden, n in [(40, 33, 130, 70), (3, 64, 100, 20)]:
         operands = {"x": floats(m, k), "w": floats(k, hidden), "v": floats(hidden, n), "b": floats(hidden)}

@@ -42,7 +42,7 @@ def program(text: str, dtype: str) -> str:
         value = "max(t + b[o], 0.0)"
     else:
         a, b, value = "x[m, k]", "w[k, n]", "max(t + b[n], 0.0)"
-    if dtype == "f32":
+    if dtype in ("f32", "f64"):
         return text.format(dtype, f"{a} * {b}", value)
     return text.format(dtype, f"f32({a}) * f32({b})", f"{dtype}({value})")
 
@@ -50,6 +50,7 @@ def program(text: str, dtype: str) -> str:
 CASES = [
     ("sm_80", "simt", 128, 128, "f32", PRODUCT, "FFMA"),
     ("sm_90", "simt", 128, 128, "f32", WINDOW, "FFMA"),
+    ("sm_80", "simt", 16, 32, "f64", PRODUCT, "DFMA"),
     ("sm_80", "mma", 128, 128, "bf16", PRODUCT, "HMMA"),
     ("sm_80", "mma", 64, 64, "f16", WINDOW, "HMMA"),
     ("sm_80", "mma", 128, 64, "f32", WINDOW, "HMMA"),

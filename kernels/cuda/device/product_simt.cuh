@@ -1,8 +1,9 @@
-// Products without tensor cores: every thread keeps an 8 by 8 block of sums, for any type that can be multiplied and added.
+// Products without tensor cores: every thread keeps a block of sums, for any type that can be multiplied and added.
 //
-// 16 bytes of shared memory per operand feed 64 multiplications, which is what keeps the arithmetic and not shared memory busy
-// (the register tiles of CUTLASS' SIMT kernels have this size). A tile that has fewer than 256 such blocks is cut into slices
-// of the fold instead: each group of threads sums its own part of every stage, and the parts are added in order at the end.
+// With blocks of 8 by 8, 16 bytes of shared memory per operand feed 64 multiplications, which is what keeps the arithmetic and not
+// shared memory busy (the register tiles of CUTLASS' SIMT kernels have this size). A tile that has fewer than 256 blocks is cut
+// into slices of the fold instead: each group of threads sums its own part of every stage, and the parts are added in order at the
+// end. Blocks of 4 by 4 make tiles small enough to be many where a product is small.
 #pragma once
 #include "product.cuh"
 
@@ -27,34 +28,34 @@ FX_DEVICE long long fx_multiply_add(long long a, long long b, long long c) {
 }
 FX_DEVICE fx_u64 fx_multiply_add(fx_u64 a, fx_u64 b, fx_u64 c) { return a * b + c; }
 
-template <class T, int BM, int BN, int BK, int PARTS>
+template <class T, int BM, int BN, int BK, int PARTS, int SIDE>
 struct fx_simt {
     template <class Left, class Right>
     struct core {
         using Sum = T;
         static constexpr int ROWS = BM, COLUMNS = BN, DEPTH = BK, SLICES = PARTS;
         static constexpr int V = 16 / (int)sizeof(T), GROUP = FX_THREADS / PARTS, SHARE = BK / PARTS;
-        static constexpr int DOWN = BM / 8, ACROSS = BN / 8;  // threads of a group
-        static_assert(DOWN * ACROSS == GROUP && BM % 32 == 0 && BN % 64 == 0, "a warp has 4 by 8 threads, 8 by 8 sums each");
+        static constexpr int DOWN = BM / SIDE, ACROSS = BN / SIDE;  // threads of a group
+        static_assert(DOWN * ACROSS == GROUP && DOWN % 4 == 0 && ACROSS % 8 == 0, "a warp has 4 by 8 threads");
         // Steps of the fold whose fragments are in registers at once.
         static constexpr int UNIT = V / 2;
         static_assert(SHARE % V == 0, "a slice of a stage is a multiple of 16 bytes");
         using LeftLoader = fx_loader<Left, BM, BK, V>;
         using RightLoader = fx_loader<Right, BN, BK, V>;
 
-        T sum[8][8];
+        T sum[SIDE][SIDE];
         int slice, row, column;
 
         FX_MEMBER core() {
             int t = fx_thread() % GROUP, warp = t / 32, lane = t % 32;
             slice = fx_thread() / GROUP;
-            row = warp / (BN / 64) * 4 + lane / 8;
-            column = warp % (BN / 64) * 8 + lane % 8;
+            row = warp / (ACROSS / 8) * 4 + lane / 8;
+            column = warp % (ACROSS / 8) * 8 + lane % 8;
         }
 
         // Sums begin at zero in each tile, not once: else ptxas keeps them alive around the loop over tasks.
         FX_MEMBER void clear() {
-            FX_UNROLL for (int i = 0; i < 8; i++) FX_UNROLL for (int j = 0; j < 8; j++) sum[i][j] = T{};
+            FX_UNROLL for (int i = 0; i < SIDE; i++) FX_UNROLL for (int j = 0; j < SIDE; j++) sum[i][j] = T{};
         }
 
         // Which of the tile's rows (or columns) a thread's i-th one is: lines along k are read one by one and interleaved, so
@@ -65,15 +66,15 @@ struct fx_simt {
         }
 
         template <class Loader, int THREADS>
-        static FX_MEMBER void fragment(T (&x)[UNIT][8], const T* panel, int thread, int k) {
+        static FX_MEMBER void fragment(T (&x)[UNIT][SIDE], const T* panel, int thread, int k) {
             if constexpr (Loader::ALONG) {
-                FX_UNROLL for (int i = 0; i < 8; i++) {
+                FX_UNROLL for (int i = 0; i < SIDE; i++) {
                     fx_vector<T, UNIT> line = fx_load_vector<UNIT>(panel + place<true, THREADS>(thread, i) * Loader::PITCH + k);
                     FX_UNROLL for (int v = 0; v < UNIT; v++) x[v][i] = line.at[v];
                 }
             } else {
                 FX_UNROLL for (int v = 0; v < UNIT; v++) {
-                    FX_UNROLL for (int g = 0; g < 8; g += V) {
+                    FX_UNROLL for (int g = 0; g < SIDE; g += V) {
                         fx_vector<T, V> line =
                             fx_load_vector<V>(panel + (k + v) * Loader::PITCH + place<false, THREADS>(thread, g));
                         FX_UNROLL for (int u = 0; u < V; u++) x[v][g + u] = line.at[u];
@@ -85,21 +86,21 @@ struct fx_simt {
         FX_MEMBER void multiply(const T* left, const T* right) {
             // written out in full, the fragments of a whole stage would be loaded first and fill the registers
             FX_KEEP_LOOP for (int q = 0; q < SHARE; q += UNIT) {
-                T a[UNIT][8], b[UNIT][8];
+                T a[UNIT][SIDE], b[UNIT][SIDE];
                 fragment<LeftLoader, DOWN>(a, left, row, slice * SHARE + q);
                 fragment<RightLoader, ACROSS>(b, right, column, slice * SHARE + q);
                 FX_UNROLL for (int v = 0; v < UNIT; v++)
-                    FX_UNROLL for (int i = 0; i < 8; i++)
-                        FX_UNROLL for (int j = 0; j < 8; j++) sum[i][j] = fx_multiply_add(a[v][i], b[v][j], sum[i][j]);
+                    FX_UNROLL for (int i = 0; i < SIDE; i++)
+                        FX_UNROLL for (int j = 0; j < SIDE; j++) sum[i][j] = fx_multiply_add(a[v][i], b[v][j], sum[i][j]);
             }
         }
 
         // Adds the sums of one slice to the tile in shared memory.
         FX_MEMBER void unload(T* tile, int pitch, int turn) {
             if (turn != slice) return;
-            FX_UNROLL for (int i = 0; i < 8; i++) {
+            FX_UNROLL for (int i = 0; i < SIDE; i++) {
                 T* line = tile + place<LeftLoader::ALONG, DOWN>(row, i) * pitch;
-                FX_UNROLL for (int j = 0; j < 8; j++) {
+                FX_UNROLL for (int j = 0; j < SIDE; j++) {
                     T* p = line + place<RightLoader::ALONG, ACROSS>(column, j);
                     *p = turn == 0 ? sum[i][j] : (T)(*p + sum[i][j]);
                 }
@@ -108,8 +109,8 @@ struct fx_simt {
     };
 };
 
-template <class T, int BM, int BN, int BK, int SLICES, int STAGES, class Left, class Right, class Fold, class Done>
+template <class T, int BM, int BN, int BK, int SLICES, int STAGES, int SIDE, class Left, class Right, class Fold, class Done>
 FX_DEVICE void fx_product_simt(
     char* shared, fx_range rows, fx_range columns, const Fold& fold, const Left& left, const Right& right, const Done& done) {
-    fx_product<fx_simt<T, BM, BN, BK, SLICES>::template core, STAGES>(shared, rows, columns, fold, left, right, done);
+    fx_product<fx_simt<T, BM, BN, BK, SLICES, SIDE>::template core, STAGES>(shared, rows, columns, fold, left, right, done);
 }

@@ -15,6 +15,7 @@ from fusec.ir.types import TensorType
 from fusec.kernels.cpu.stream_form import is_streamed
 from fusec.kernels.kernel import Call, Kernel, StageTiling
 from fusec.kernels.layout import Layout
+from fusec.knobs import PRECISIONS
 from fusec.plan.plan import HostStep, Plan, RegionStep
 from fusec.target import Target
 from fusec.tile.program import Stage, TileProgram
@@ -27,12 +28,14 @@ MOST_AXES, MOST_RANK = 16, 32
 
 def check_plan(plan: Plan) -> None:
     """PlanError where names, order, types, programs or tilings of a plan contradict each other."""
+    if (precision := plan.numerics.get("precision", "f32")) not in PRECISIONS:
+        _fail(f"it has the precision {precision!r}")
     for name, menu in plan.kernels.items():
         if not menu:
             _fail(f"program {name!r} has no kernel")
         _check_program(menu[0].program)
         for kernel in menu:
-            _check_kernel(kernel, plan.target)
+            _check_kernel(kernel, plan.target, precision)
     _Order(plan).run()
 
 
@@ -51,7 +54,7 @@ def _check_program(p: TileProgram) -> None:
         _fail(e.message)
 
 
-def _check_kernel(k: Kernel, target: Target) -> None:
+def _check_kernel(k: Kernel, target: Target, precision: str) -> None:
     p, t = k.program, k.tiling
     axes, params = {a.name for a in p.axes}, set(p.params)
     _unique((a for a, _ in t.tile), f"tile axis of {p.name}")
@@ -61,7 +64,7 @@ def _check_kernel(k: Kernel, target: Target) -> None:
     if t.guard is not None and t.guard.param not in params:
         _fail(f"a kernel of {p.name} is guarded by {t.guard.param!r}, no parameter")
     if target.kind == "cuda":
-        _check_device_kernel(k, target.level)
+        _check_device_kernel(k, target.level, precision)
     else:
         _check_host_kernel(k)
     _unique((o for o, _ in t.layouts), f"layout in {p.name}")
@@ -71,10 +74,10 @@ def _check_kernel(k: Kernel, target: Target) -> None:
             _fail(f"operand {operand!r} of {p.name} cannot have the layout {layout}")
 
 
-def _check_device_kernel(k: Kernel, level: str) -> None:
+def _check_device_kernel(k: Kernel, level: str, precision: str) -> None:
     from fusec.tiling.device.accepts import refusal
 
-    if why := refusal(k, level):
+    if why := refusal(k, level, precision):
         _fail(f"{k.program.name} cannot be tiled so for a GPU: {why}")
 
 

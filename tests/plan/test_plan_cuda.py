@@ -158,6 +158,17 @@ def test_attention_is_streamed_as_a_whole() -> None:
             deserialise(memoryview(changed(raw, change)))
 
 
+def test_tf32_is_refused_where_the_plan_promises_float32() -> None:
+    options = api.Options(device="cuda:sm_80", precision="tf32")
+    model: Any = models.gemm(512, 512, 512, "f32").model
+    raw = b"".join(serialise(api.compile_graph_plan(model, options, api.new_trace())))
+    plan = deserialise(memoryview(raw))
+    assert {s.template for menu in plan.kernels.values() for k in menu for s in k.tiling.stages} == {"mma"}
+    for precision, words in (("f32", "round float32 to tf32"), ("f8", "has the precision 'f8'")):
+        with pytest.raises(PlanError, match=words):
+            deserialise(memoryview(changed(raw, lambda m, p=precision: m["numerics"].update(precision=p), MANIFEST)))
+
+
 def test_instructions_that_a_level_has_not_are_refused() -> None:
     plan = plan_of(MODELS["products bf16"](), "cuda:sm_90")
     templates = {s.template for menu in plan.kernels.values() for k in menu for s in k.tiling.stages}

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from fusec.errors import FusecError
 from fusec.ir.dim import Extent, exact_quotient
+from fusec.ir.types import DType
 from fusec.kernels.cpu.contract_form import Contraction, contraction, direct_load
 from fusec.kernels.cuda.emit import NESTS
 from fusec.kernels.cuda.product import TEMPLATES as PRODUCTS
-from fusec.kernels.cuda.product_shapes import shape_of, unwidened, without_widening
+from fusec.kernels.cuda.product_shapes import shape_of, tensor_dtype, unwidened, without_widening
 from fusec.kernels.cuda.stream import COLUMNS, products
 from fusec.kernels.cuda.turn import turned_axis
 from fusec.kernels.kernel import Kernel, StageTiling
@@ -25,8 +26,11 @@ BLOCK_UNIT = 8
 MOST_TILE = 1 << 40
 
 
-def refusal(kernel: Kernel, level: str) -> str:
-    """Why a kernel cannot be emitted for a level with its tiling; empty where it can."""
+def refusal(kernel: Kernel, level: str, precision: str) -> str:
+    """Why a kernel cannot be emitted for a level with its tiling; empty where it can.
+
+    `precision` is what the plan says of itself: "tf32" allows tensor cores for float32.
+    """
     tile = dict(kernel.tiling.tile)
     for axis, extent in tile.items():
         if isinstance(extent, int) and not 1 <= extent <= MOST_TILE:
@@ -36,6 +40,9 @@ def refusal(kernel: Kernel, level: str) -> str:
     for stage, tiling in zip(kernel.program.stages, kernel.tiling.stages, strict=True):
         if tiling.template == "wgmma" and not level.startswith("sm_90"):
             return f"{level} has no wgmma"
+        form = contraction(stage) if tiling.template == "mma" else None
+        if form is not None and tensor_dtype(form) is DType.F32 and precision != "tf32":
+            return "it would round float32 to tf32, and the plan says that nothing does"
         if why := _stage(kernel.program, stage, tiling, tile):
             return f"a stage cannot have the template {tiling.template!r}: {why}"
     return ""

@@ -11,7 +11,7 @@ import pytest
 from cuda_kernels import check_program, compare, run_kernel, tiling_of
 
 from fusec.ir.dim import symbol
-from fusec.kernels.cuda import lint, nvrtc
+from fusec.kernels.cuda import abi, lint, nvrtc
 from fusec.kernels.cuda.emit import emit
 from fusec.kernels.cuda.emulator.build import compiler
 from fusec.kernels.cuda.module import module_text
@@ -179,6 +179,30 @@ def test_updates_follow_each_other() -> None:
     check_program(SCATTER, [("points", "c")] * 3, {"N": 7, "E": 40, "C": 9}, operands, tile={"c": 4})
 
 
+STEPS = """
+program steps(T, B, H)
+task seq t: T, b: B
+input x: f32[T, B, H]
+weight w: f32[H, H]
+inout h: f32[B, H]
+local g: f32[B, H]
+output y: f32[T, B, H]
+stage t, b, n: H
+  s = sum[k: H](h[b, k] * w[k, n])
+  g[b, n] = tanh(s + x[t, b, n])
+stage t, b, n: H
+  h[b, n] = g[b, n]
+  y[t, b, n] = g[b, n]
+"""
+
+
+@emulated
+def test_steps_of_recurrent_programs() -> None:
+    operands = {"x": floats(5, 3, 20), "w": floats(20, 20), "h": floats(3, 20)}
+    templates, params = [("warp", "k"), ("points", "n")], {"T": 5, "B": 3, "H": 20}
+    check_program(STEPS, templates, params, operands, tile={"t": 1, "b": 3}, rtol=1e-4, atol=1e-5)
+
+
 @emulated
 def test_programs_in_every_kernel_of_their_menu() -> None:
     """What tiling chooses: for sizes that are known when code is made, whose rows then lie in shared memory, and for any."""
@@ -192,6 +216,18 @@ def test_programs_in_every_kernel_of_their_menu() -> None:
         got, status = run_kernel(choose(kernels, params), params, {"x": x})
         assert not status.any()
         compare(got, run_program(program, params, {"x": x}), 1e-5, 1e-6)
+
+
+def test_locals_give_way_to_what_products_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    program, target = parse_program(SOFTMAX), Target("cuda", "sm_80")
+    kernel = menu(program, target, [{"I": 8, "K": 40}])[0]
+    whole = emit(kernel, target)
+    monkeypatch.setitem(abi.SHARED_LIMITS, "sm_80", int(whole.shared) - 1)
+    monkeypatch.setattr("fusec.kernels.cuda.emit.SHARED_BYTES", int(whole.shared))
+    less = emit(kernel, target)
+    assert whole.scratch == 0
+    assert less.scratch != 0
+    assert 0 < int(less.shared) < int(whole.shared)
 
 
 @compiled

@@ -76,3 +76,26 @@ def test_chains_need_many_rows_or_little_work(rows: int, width: int, kernels: in
     y = b.op("matmul", b.op("relu", b.op("matmul", x, w)), v)
     plan = api.compile_graph_plan(b.graph([y]), api.Options("cuda:sm_90-emulated"), api.new_trace())
     assert len(plan.kernels) == kernels
+
+
+CHAIN = """
+program chain(M, K, L, N)
+task m: M
+input x: bf16[M, K]
+weight w: bf16[K, L], v: bf16[L, N]
+local h: bf16[M, L]
+output y: bf16[M, N]
+stage m, l: L
+  t = sum[k: K](f32(x[m, k]) * f32(w[k, l]))
+  h[m, l] = bf16(t)
+stage m, n: N
+  u = sum[l: L](f32(h[m, l]) * f32(v[l, n]))
+  y[m, n] = bf16(u)
+"""
+
+
+def test_products_that_meet_in_a_panel_have_equal_rows() -> None:
+    for m in (40, 6000, 100_000):
+        (kernel,) = menu(parse_program(CHAIN), Target("cuda", "sm_90"), [{"M": m, "K": 128, "L": 512, "N": 64}])
+        first, second = kernel.tiling.stages
+        assert first.rows == second.rows == dict(kernel.tiling.tile)["m"]

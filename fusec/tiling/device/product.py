@@ -75,8 +75,7 @@ def product_choices(
         return ()
     level = target.level.removesuffix("-emulated")
     menu = _Menu(program, forms, level, precision)
-    out = [menu.choice(guard, calls) for guard in _guards(program, forms, calls)]
-    return tuple(c for c in out if c is not None)
+    return tuple(menu.choice(guard, calls) for guard in _guards(program, forms, calls))
 
 
 def _is_worth_it(program: TileProgram, form: Contraction) -> bool:
@@ -112,19 +111,19 @@ class _Menu:
         self.processors = MULTIPROCESSORS.get(level, MULTIPROCESSORS["sm_90"])
         self.names = {a.name for a in program.axes}
 
-    def choice(self, guard: Guard | None, calls: Sequence[Mapping[str, Extent]]) -> ProductChoice | None:
-        """The products within a guard; None where no template takes any of them."""
+    def choice(self, guard: Guard | None, calls: Sequence[Mapping[str, Extent]]) -> ProductChoice:
+        """The products within a guard."""
         found = [c for c in calls if guard is None or not isinstance(n := c[guard.param], int) or _admits(guard, n)]
         axes = self.program.axis.items()
         sizes = [{n: self._guess(a.extent, call, guard) for n, a in axes} for call in found or [{}]]
-        stages = {i: t for i, f in self.forms.items() if (t := self._stage(f, sizes)) is not None}
-        if not stages and guard is None:
-            return None
+        stages = self._stages(sizes)
         tile: dict[str, Extent] = {a.name: 1 for a in self.program.axes}
+        heights: dict[str, int] = {}
         for i, tiling in stages.items():
             form = self.forms[i]
             if form.m in tile:
-                tile[form.m] = FEW_ROWS if tiling.template == "gemv" else tiling.rows
+                height = FEW_ROWS if tiling.template == "gemv" else tiling.rows
+                tile[form.m] = heights[form.m] = max(heights.get(form.m, 0), height)
             if form.n in tile:
                 tile[form.n] = self._streamed(form) if tiling.template == "gemv" else tiling.vectors
         return ProductChoice(stages, tuple(tile.items()), (), guard)
@@ -138,15 +137,29 @@ class _Menu:
             x = substitute(x, known)
         return x if isinstance(x, int) else GUESS
 
-    def _stage(self, form: Contraction, sizes: Sequence[Mapping[str, int]]) -> StageTiling | None:
-        rows = max(s[form.m] if form.m else 1 for s in sizes)
-        if rows <= FEW_ROWS and form.dtype is DType.F32:
-            return StageTiling("gemv", form.n, next(n for n in GEMV_ROWS if n >= rows))
-        shapes = self._shapes(form)
-        template, height, width = min(
-            shapes, key=lambda s: sum(self._time(form, s[1:], size) / shapes[s] for size in sizes)
-        )
-        return StageTiling(template, form.n, height, width)
+    def _stages(self, sizes: Sequence[Mapping[str, int]]) -> dict[int, StageTiling]:
+        """The template of each product. Products that meet in a panel have equally many rows in a tile."""
+        rows = {i: max(s[f.m] if f.m else 1 for s in sizes) for i, f in self.forms.items()}
+        out = {
+            i: StageTiling("gemv", f.n, next(n for n in GEMV_ROWS if n >= rows[i]))
+            for i, f in self.forms.items()
+            if rows[i] <= FEW_ROWS and f.dtype is DType.F32
+        }
+        costs: dict[int, dict[int, tuple[float, tuple[str, int, int]]]] = {}
+        for i, f in self.forms.items():
+            if i in out:
+                continue
+            best = costs[i] = {}
+            for shape, speed in self._shapes(f).items():
+                cost = sum(self._time(f, shape[1:], size) / speed for size in sizes)
+                best[shape[1]] = min(best.get(shape[1], (cost, shape)), (cost, shape))
+        common = set[int].intersection(*map(set, costs.values())) if costs else set[int]()
+        if costs:
+            height = min(sorted(common), key=lambda h: sum(best[h][0] for best in costs.values()))
+            for i, best in costs.items():
+                template, _, columns = best[height][1]
+                out[i] = StageTiling(template, self.forms[i].n, height, columns)
+        return out
 
     def _shapes(self, form: Contraction) -> Shapes:
         if form.dtype.itemsize == 8:

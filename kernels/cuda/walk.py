@@ -44,11 +44,10 @@ def walk(point: Point, spans: Sequence[Span], start: str, step: int) -> Iterator
     if len(spans) == 1:
         (span,), (name,) = spans, names.values()
         first = _plus(span.low, start if span.width == 1 else f"{span.width} * {start}")
-        last = f"{name} < {span.high}" if span.width == 1 else f"{name} + {span.width - 1} < {span.high}"
-        with w.block(
-            f"for (fx_int {name} = {first}; {last}; {name} += {step * span.width})",
-            guard=last.replace(name, f"({first})"),
-        ):
+        beyond = "" if span.width == 1 else f" + {span.width - 1}"
+        going = f"{name}{beyond} < {span.high}"
+        header = f"for (fx_int {name} = {first}; {going}; {name} += {step * span.width})"
+        with w.block(header, guard=f"({first}){beyond} < {span.high}"):
             _enter(point, single, names)
             yield names | {s.axis: "0" for s in single}
         return

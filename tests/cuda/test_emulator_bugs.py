@@ -57,6 +57,7 @@ BODIES = {
     "some": "if (fx_thread() != 37) fx_barrier();",
     "warps": "if (fx_lane() < 16) fx_any(true); else fx_shuffle(1.f, 0);",
     "null": "if (fx_thread() == 9) *(volatile int*)8 = 1;",
+    "askew": "fx_pointer<float>(task, 1)[fx_thread()] = fx_load_vector<4>(fx_pointer<float>(task, 0) + 1).at[0];",
     "deep": "volatile char pages[200000]; pages[0] = 1; pages[100000] = 2; pages[199999] = 3;",
     "unfinished": "fx_copy_async<4>(task.shared + 4 * fx_thread(), fx_pointer<float>(task, 0)); fx_copy_async_commit();",
 }
@@ -136,6 +137,7 @@ def test_a_target_too_high_is_a_deadlock_with_who_waits_for_what(kept):
         ("some", "threads of one block stand at different barriers"),
         ("warps", "lanes of one warp meet in different warp operations"),
         ("null", r"signal 11 at address 0x8 \(block 0 thread 9\)"),
+        ("askew", "a vector is moved at an address that is not a multiple of 16"),
         ("deep", "signal|more stack"),
         ("unfinished", "a thread leaves with asynchronous copies that it has not waited for"),
     ],

@@ -2,13 +2,23 @@
 #pragma once
 #include "sync.cuh"
 
+// A GPU refuses an address that is not aligned as the vector is; processors hardly mind.
+template <int N, class T>
+FX_DEVICE void fx_check_vector(const T* p) {
+#ifdef FX_EMULATED
+    if ((fx_u64)p % alignof(fx_vector<T, N>) != 0) fx_rt_misaligned(alignof(fx_vector<T, N>));
+#endif
+}
+
 // N values at once. The address must be aligned as the vector is; the type says which instruction comes out.
 template <int N, class T>
 FX_DEVICE fx_vector<T, N> fx_load_vector(const T* p) {
+    fx_check_vector<N>(p);
     return *(const fx_vector<T, N>*)p;
 }
 template <int N, class T>
 FX_DEVICE void fx_store_vector(T* p, const fx_vector<T, N>& x) {
+    fx_check_vector<N>(p);
     *(fx_vector<T, N>*)p = x;
 }
 

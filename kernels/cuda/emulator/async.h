@@ -74,6 +74,9 @@ inline bool land_one() {
 }  // namespace fx
 
 extern "C" {
+__attribute__((cold)) void fx_rt_misaligned(int alignment) {
+    fx::fail("a vector is moved at an address that is not a multiple of " + std::to_string(alignment));
+}
 unsigned fx_rt_shared_address(const void* p) {
     ptrdiff_t offset = (const char*)p - fx::grid->current->block->shared;
     if (offset < 0 || (size_t)offset > fx::grid->shared) fx::fail("an address that should be in shared memory is not");

@@ -30,6 +30,7 @@ void fx_rt_atomic_begin(void* p);
 void fx_rt_atomic_end(void* p);
 
 unsigned fx_rt_shared_address(const void* p);
+void fx_rt_misaligned(int alignment);
 void fx_rt_copy_async(void* shared, const void* global, int bytes, int valid);
 void fx_rt_copy_async_commit();
 void fx_rt_copy_async_wait(int groups);

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fusec.kernels import backend
-from fusec.kernels.kernel import Kernel
-from fusec.plan.plan import Plan, RegionStep
-from fusec.runtime.device.code import Modules, RegionCode
+from fusec.plan.plan import Plan
+from fusec.runtime.device.code import Modules, RegionCode, kernels_of
 from fusec.runtime.device.opened import open_target
 from fusec.runtime.device.session import DeviceSession
+from fusec.schedule.region import BoundRegion
 from fusec.target import Target
 
 
@@ -19,17 +19,12 @@ class SharedModule(Modules):
     def __init__(self, plans: Sequence[Plan], target: Target) -> None:
         super().__init__(plans[0], open_target(target), None)
         maker = backend.device(target.kind)
-        kernels = [k for p in plans for k in self.kernels_of(p)]
+        kernels = [k for p in plans for k in kernels_of(p, p.steps)]
         built = maker.build_module(kernels, target, None)
         self.code = RegionCode(self._opened.device.load(built.code, built.entry), built.bodies)
         self.plans = plans  # class keys are kept by the identity of kernels
 
-    @staticmethod
-    def kernels_of(plan: Plan) -> list[Kernel]:
-        names = {c.program.name for s in plan.steps if isinstance(s, RegionStep) for c in s.calls}
-        return [k for name in names for k in plan.kernels[name]]
-
-    def of(self, step: RegionStep, wide: bool) -> RegionCode:
+    def of(self, region: BoundRegion) -> RegionCode:
         return self.code
 
     def prepare(self) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from fusec.errors import BugError
 from fusec.kernels import backend
-from fusec.plan.plan import Plan, RegionStep
+from fusec.plan.plan import Plan
+from fusec.runtime.device.code import settled_regions
 
 if TYPE_CHECKING:
     from fusec.cache import ObjectCache
@@ -23,16 +24,15 @@ class Ahead:
 
 
 def build_ahead(plan: Plan, cache: ObjectCache | None) -> Ahead:
-    """Compile what the regions of a plan need. CompileError where the compiler is absent or refuses a module."""
+    """Compile what the regions of a plan need, where that does not depend on sizes that are open.
+
+    CompileError where the compiler is absent or refuses a module.
+    """
     maker = backend.device(plan.target.kind)
     if maker is None:
         raise BugError(f"{plan.target} has no modules")
     sizes: dict[frozenset[str], int] = {}
-    for step in plan.steps:
-        if not isinstance(step, RegionStep):
-            continue
-        programs = dict.fromkeys(c.program.name for c in step.calls)
-        kernels = [k for name in programs for k in plan.kernels.get(name, ())]
+    for kernels in settled_regions(plan):
         key = frozenset(maker.class_key(k, plan.target) for k in kernels)
         if key not in sizes:
             sizes[key] = len(maker.build_module(kernels, plan.target, cache).code)

@@ -15,7 +15,7 @@ from fusec.knobs import Limits
 from fusec.plan.plan import Plan, RegionStep
 from fusec.runtime.binding import IDLE_FRAMES, Spec, buffer_spec, check_arrays, checked_region, io_buffers
 from fusec.runtime.device.arrays import DeviceArray
-from fusec.runtime.device.code import Modules, RegionCode, is_wide
+from fusec.runtime.device.code import Modules, RegionCode
 from fusec.runtime.device.flight import Flight, attempts
 from fusec.runtime.device.frame import Frame, Image, make_image
 from fusec.runtime.device.opened import Opened
@@ -50,7 +50,7 @@ class DevicePlanner:
     def bind(self, step: RegionStep, symbols: Mapping[str, int], what: str) -> DeviceBinding:
         """Plan a region. ResourceError, before anything is allocated, where it would pass the memory limit."""
         region = checked_region(self.plan, step, symbols, self.limits, what)
-        code = self.modules.of(step, is_wide(region))
+        code = self.modules.of(region)
 
         def body(kernel: BoundKernel) -> Body:
             return code.bodies[self.modules.class_key(kernel.kernel)]

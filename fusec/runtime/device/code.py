@@ -14,7 +14,7 @@ from fusec.kernels import backend
 from fusec.kernels.backend import Body, ModuleCode
 from fusec.kernels.cuda.device import Module
 from fusec.kernels.kernel import Kernel
-from fusec.plan.plan import Plan, RegionStep
+from fusec.plan.plan import Plan, RegionStep, Step
 from fusec.runtime.device.opened import Opened
 from fusec.runtime.workers import usable_cores
 from fusec.schedule.region import BoundRegion
@@ -35,7 +35,10 @@ class RegionCode:
 
 
 class Modules:
-    """The modules of a plan. An emulated device gets one for all regions: a C++ compiler takes a second for each."""
+    """The modules of a plan: for each region one of the kernels that its sizes choose.
+
+    An emulated device gets one for all regions where there are several: a C++ compiler takes a second for each.
+    """
 
     def __init__(self, plan: Plan, opened: Opened, cache: ObjectCache | None) -> None:
         maker = backend.device(plan.target.kind)
@@ -44,16 +47,23 @@ class Modules:
         self._maker, self._plan, self._opened, self._cache = maker, plan, opened, cache
         self._keys: dict[int, str] = {}
         self.made: dict[tuple[frozenset[str], bool], RegionCode] = {}
+        self._is_shared = opened.is_emulated and sum(isinstance(s, RegionStep) for s in plan.steps) > 1
         self._lock = threading.Lock()
 
-    def of(self, step: RegionStep, wide: bool) -> RegionCode:
-        """The module for a region. CompileError where it cannot be built."""
-        kernels = self._kernels_for(step)
-        key = frozenset(self.class_key(k) for k in kernels), wide
+    def of(self, region: BoundRegion) -> RegionCode:
+        """The module for a region whose kernels are chosen. CompileError where it cannot be built."""
+        kernels = list({id(c.kernel.kernel): c.kernel.kernel for c in region.calls}.values())
+        if self._is_shared:
+            kernels = kernels_of(self._plan, self._plan.steps)
+        wide = is_wide(region)
+        key = self._key(kernels, wide)
         with self._lock:
             if key not in self.made:
                 self.made[key] = self._load(self._build(kernels, wide))
             return self.made[key]
+
+    def _key(self, kernels: Sequence[Kernel], wide: bool) -> tuple[frozenset[str], bool]:
+        return frozenset(self.class_key(k) for k in kernels), wide
 
     def _build(self, kernels: Sequence[Kernel], wide: bool) -> ModuleCode:
         return self._maker.build_module(kernels, self._plan.target, self._cache, wide=wide)
@@ -70,12 +80,11 @@ class Modules:
         return found
 
     def prepare(self) -> None:
-        """Build what regions need at sizes that nearly all runs have, several at a time: compilers run outside Python."""
+        """Build what is known to be needed, several modules at a time: compilers run outside Python."""
         wanted: dict[tuple[frozenset[str], bool], list[Kernel]] = {}
-        for step in self._plan.steps:
-            if isinstance(step, RegionStep):
-                kernels = self._kernels_for(step)
-                wanted.setdefault((frozenset(self.class_key(k) for k in kernels), False), kernels)
+        regions = [kernels_of(self._plan, self._plan.steps)] if self._is_shared else settled_regions(self._plan)
+        for kernels in regions:
+            wanted.setdefault(self._key(kernels, False), kernels)
         if len(wanted) < 2:
             built = [self._build(kernels, False) for kernels in wanted.values()]
         else:
@@ -85,14 +94,22 @@ class Modules:
             for key, code in zip(wanted, built, strict=True):
                 self.made[key] = self._load(code)
 
-    def _kernels_for(self, step: RegionStep) -> list[Kernel]:
-        if self._opened.is_emulated:
-            return self._kernels(s for s in self._plan.steps if isinstance(s, RegionStep))
-        return self._kernels([step])
 
-    def _kernels(self, steps: Iterable[RegionStep]) -> list[Kernel]:
-        programs = dict.fromkeys(c.program.name for s in steps for c in s.calls)
-        return [k for name in programs for k in self._plan.kernels.get(name, ())]
+def kernels_of(plan: Plan, steps: Iterable[Step]) -> list[Kernel]:
+    """All kernels that some steps of a plan may use."""
+    programs = dict.fromkeys(c.program.name for s in steps if isinstance(s, RegionStep) for c in s.calls)
+    return [k for name in programs for k in plan.kernels.get(name, ())]
+
+
+def settled_regions(plan: Plan) -> list[list[Kernel]]:
+    """The kernels of each region in which nothing is left to choose; others wait until their sizes are known.
+
+    A module of everything that a region may choose would take minutes to build where many sizes are open.
+    """
+    regions = [s for s in plan.steps if isinstance(s, RegionStep)]
+    return [
+        kernels_of(plan, [s]) for s in regions if all(len(plan.kernels.get(c.program.name, ())) == 1 for c in s.calls)
+    ]
 
 
 def is_wide(region: BoundRegion) -> bool:

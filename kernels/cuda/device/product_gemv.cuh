@@ -180,6 +180,7 @@ struct fx_gemv {
             for (int i = fx_thread(); i < slices * M * width; i += FX_THREADS) sums[i] = 0.0f;
             fold.restart();
             fx_int chunks = fold.steps(CHUNK);
+            if (chunks == 0) fx_barrier();  // nothing is filled: the zeros of all threads are the sums
             for (fx_int c = 0; c < chunks; c++, fold.advance(CHUNK)) {
                 int length = fold.depth() - fold.k() < CHUNK ? (int)(fold.depth() - fold.k()) : CHUNK;
                 fill(x, left, rows, fold, length);

@@ -10,10 +10,12 @@
 #ifdef FX_EMULATED
 #define FX_MEMBER inline
 #define FX_KEEP_LOOP
+#define FX_UNROLL_2
 #define FX_UNROLL_4
 #else
 #define FX_MEMBER __device__ __forceinline__
 #define FX_KEEP_LOOP _Pragma("unroll 1")
+#define FX_UNROLL_2 _Pragma("unroll 2")
 #define FX_UNROLL_4 _Pragma("unroll 4")
 #endif
 

@@ -65,34 +65,51 @@ struct fx_simt {
             return ALONG ? i * THREADS + thread : i / V * (THREADS * V) + thread * V + i % V;
         }
 
+        // All addresses are constants apart from one, so that a load needs no arithmetic.
         template <class Loader, int THREADS>
-        static FX_MEMBER void fragment(T (&x)[UNIT][SIDE], const T* panel, int thread, int k) {
+        static FX_MEMBER void fragment(T (&x)[UNIT][SIDE], const T* first) {
             if constexpr (Loader::ALONG) {
                 FX_UNROLL for (int i = 0; i < SIDE; i++) {
-                    fx_vector<T, UNIT> line = fx_load_vector<UNIT>(panel + place<true, THREADS>(thread, i) * Loader::PITCH + k);
+                    fx_vector<T, UNIT> line = fx_load_vector<UNIT>(first + place<true, THREADS>(0, i) * Loader::PITCH);
                     FX_UNROLL for (int v = 0; v < UNIT; v++) x[v][i] = line.at[v];
                 }
             } else {
                 FX_UNROLL for (int v = 0; v < UNIT; v++) {
                     FX_UNROLL for (int g = 0; g < SIDE; g += V) {
-                        fx_vector<T, V> line =
-                            fx_load_vector<V>(panel + (k + v) * Loader::PITCH + place<false, THREADS>(thread, g));
+                        fx_vector<T, V> line = fx_load_vector<V>(first + v * Loader::PITCH + place<false, THREADS>(0, g));
                         FX_UNROLL for (int u = 0; u < V; u++) x[v][g + u] = line.at[u];
                     }
                 }
             }
         }
 
+        // Where a thread's fragments of a stage begin, and how far they move with a step of the fold.
+        template <class Loader, int THREADS>
+        static FX_MEMBER int origin(int thread, int k) {
+            return Loader::ALONG ? place<true, THREADS>(thread, 0) * Loader::PITCH + k
+                                 : k * Loader::PITCH + place<false, THREADS>(thread, 0);
+        }
+        template <class Loader>
+        static constexpr int STRIDE = Loader::ALONG ? 1 : Loader::PITCH;
+
         FX_MEMBER void multiply(const T* left, const T* right) {
+            left += origin<LeftLoader, DOWN>(row, slice * SHARE);
+            right += origin<RightLoader, ACROSS>(column, slice * SHARE);
             // written out in full, the fragments of a whole stage would be loaded first and fill the registers
-            FX_KEEP_LOOP for (int q = 0; q < SHARE; q += UNIT) {
-                T a[UNIT][SIDE], b[UNIT][SIDE];
-                fragment<LeftLoader, DOWN>(a, left, row, slice * SHARE + q);
-                fragment<RightLoader, ACROSS>(b, right, column, slice * SHARE + q);
-                FX_UNROLL for (int v = 0; v < UNIT; v++)
-                    FX_UNROLL for (int i = 0; i < SIDE; i++)
-                        FX_UNROLL for (int j = 0; j < SIDE; j++) sum[i][j] = fx_multiply_add(a[v][i], b[v][j], sum[i][j]);
+            if constexpr (Left::in_memory && Right::in_memory) {
+                FX_UNROLL_2 for (int q = 0; q < SHARE; q += UNIT) step(left, right, q);
+            } else {  // elements that are being computed need registers, too
+                FX_KEEP_LOOP for (int q = 0; q < SHARE; q += UNIT) step(left, right, q);
             }
+        }
+
+        FX_MEMBER void step(const T* left, const T* right, int q) {
+            T a[UNIT][SIDE], b[UNIT][SIDE];
+            fragment<LeftLoader, DOWN>(a, left + q * STRIDE<LeftLoader>);
+            fragment<RightLoader, ACROSS>(b, right + q * STRIDE<RightLoader>);
+            FX_UNROLL for (int v = 0; v < UNIT; v++)
+                FX_UNROLL for (int i = 0; i < SIDE; i++)
+                    FX_UNROLL for (int j = 0; j < SIDE; j++) sum[i][j] = fx_multiply_add(a[v][i], b[v][j], sum[i][j]);
         }
 
         // Adds the sums of one slice to the tile in shared memory.

@@ -6,6 +6,7 @@ Launches are queued and run when somebody waits, as on a device; `on_launch` say
 from __future__ import annotations
 
 import ctypes
+import threading
 import types
 from collections.abc import Callable
 from typing import Any
@@ -60,8 +61,9 @@ class FakeCupy:
                 self.drain()
 
             def drain(self) -> None:
-                while self.queue:
-                    self.queue.pop(0)()
+                with fake.running:  # a stream does one thing after the other, whoever waits for it
+                    while self.queue:
+                        self.queue.pop(0)()
 
             def begin_capture(self, mode: Any = None) -> None:
                 assert fake.current[-1] is self
@@ -134,6 +136,7 @@ class FakeCupy:
             def get_function(self, name: str) -> Any:
                 return Function(self, name)
 
+        self.running = threading.RLock()
         self.free: dict[int, list[Any]] = {}
         self.streams: dict[int, Any] = {}
         self.functions: dict[int, Any] = {}

@@ -22,8 +22,8 @@ from fusec.schedule.region import BoundRegion
 if TYPE_CHECKING:
     from fusec.cache import ObjectCache
 
-WIDE = 1 << 31
-"""Elements of an operand from which on an index needs 64 bits."""
+WIDE = 7 << 28
+"""Elements of an operand from which on indices have 64 bits: some pass the end by a tile before they are compared with it."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,18 +33,38 @@ class Usage:
     shared: int
 
 
+TASK_BYTES = 40
+"""Of stack that the kernel may have: the task that it hands to bodies which are functions of their own."""
+
+
 def usage(log: str) -> dict[str, Usage]:
-    """Function -> its resources, from what `ptxas -v` wrote."""
+    """Kernel -> its resources, from what `ptxas -v` wrote; what it calls is counted in."""
     out, name, frame = dict[str, Usage](), "", (0, 0, 0)
     for line in log.splitlines():
         if m := re.search(r"Function properties for (\S+)", line):
             name = m[1]
-        elif m := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line):
-            frame = int(m[1]), int(m[2]), int(m[3])
+        elif found := _frame(line):
+            frame = found
         elif m := re.search(r"Used (\d+) registers", line):
             shared = re.search(r"(\d+) bytes smem", line)
             out[name] = Usage(int(m[1]), *frame, int(shared[1]) if shared else 0)
     return out
+
+
+def frames(log: str) -> dict[str, tuple[int, int, int]]:
+    """Function, kernels among them -> bytes of its own stack, of spills stored and of spills loaded."""
+    out, name = dict[str, tuple[int, int, int]](), ""
+    for line in log.splitlines():
+        if m := re.search(r"Function properties for (\S+)", line):
+            name = m[1]
+        elif found := _frame(line):
+            out[name] = found
+    return out
+
+
+def _frame(line: str) -> tuple[int, int, int] | None:
+    m = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line)
+    return (int(m[1]), int(m[2]), int(m[3])) if m else None
 
 
 def complaints(log: str) -> tuple[str, ...]:
@@ -56,11 +76,11 @@ def complaints(log: str) -> tuple[str, ...]:
 def problems(cubin: Cubin) -> tuple[str, ...]:
     """What should not be in code that we ship: spills, stack frames, warnings. Empty where all is well."""
     out = list(complaints(cubin.log))
-    for name, u in usage(cubin.log).items():
-        if u.spill_stores or u.spill_loads:
-            out.append(f"{name} spills {u.spill_stores} bytes of registers and loads {u.spill_loads}")
-        elif u.stack:
-            out.append(f"{name} keeps {u.stack} bytes on the stack")
+    for name, (stack, stores, loads) in frames(cubin.log).items():
+        if stores or loads:
+            out.append(f"{name} spills {stores} bytes of registers and loads {loads}")
+        elif stack > TASK_BYTES:
+            out.append(f"{name} keeps {stack} bytes on the stack")
     return tuple(out)
 
 

@@ -16,6 +16,12 @@ PRELUDE = ("types.cuh", "sync.cuh", "memory.cuh", "tasks.cuh")
 """Headers that every module starts with; bodies ask for others by `Source.includes`."""
 
 
+INLINE = 2
+"""Up to this many bodies become part of the kernel. More are functions that it calls, once a tile: the time that ptxas takes
+grows faster than the code (five large bodies took 10 s as one, 6.5 s as functions). Bodies with wgmma are always part of it: in
+a function, ptxas lets every product wait for the one before (its warning C7510)."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModuleText:
     """What a compiler gets: the text, the kernel in it, and whether indices have 64 bits."""
@@ -32,11 +38,12 @@ def module_text(bodies: Sequence[Source], *, wide: bool = False, includes: Seque
     """
     needed = [n for n in headers() if n not in PRELUDE] if includes is None else list(includes)
     lines = ["#define FX_WIDE 1"] if wide else []
+    unique = {body.entry: body for body in bodies}
     lines += [f'#include "{name}"' for name in (*PRELUDE, *needed)]
-    seen = dict[str, str]()
-    for body in bodies:
-        if seen.setdefault(body.entry, body.text) == body.text:
-            lines.append(body.text)
+    for name, body in unique.items():
+        own = f"FX_DEVICE void {name}("
+        is_part = len(unique) <= INLINE or "wgmma" in body.text
+        lines.append(body.text if is_part else body.text.replace(own, own.replace("FX_DEVICE", "FX_NOINLINE"), 1))
     lines += [
         f"FX_KERNEL({ENTRY})(fx_frame* frame) {{",
         "    fx_walk(frame, [](int kernel, const fx_task& task) {",

@@ -1,12 +1,14 @@
 """NVRTC without a GPU: cubins of both levels, errors in words, the cache, what the log and the machine code say."""
 
+import re
+
 import pytest
 from cuda_regions import body
 
 from fusec.cache import ObjectCache
 from fusec.errors import CompileError
 from fusec.kernels.cuda import lint, nvrtc, nvrtc_worker
-from fusec.kernels.cuda.module import headers, module_text
+from fusec.kernels.cuda.module import INLINE, headers, module_text
 
 pytestmark = pytest.mark.skipif(not nvrtc.is_installed(), reason="NVRTC is not installed")
 
@@ -93,6 +95,17 @@ def test_primitives_become_the_instructions_that_they_are_for(level):
     for name, n in wanted.items():
         assert lint.count(found, name) == n, name
     assert lint.count(found, "LDL") == lint.count(found, "STL") == 0
+
+
+@pytest.mark.skipif(lint.disassembler() is None, reason="nvdisasm is not installed")
+def test_wgmma_is_not_serialised_among_many_bodies():
+    plain = [body(f"fusec_{i}", f"fx_pointer<float>(task, 0)[fx_thread()] = {i}.f;") for i in range(INLINE)]
+    cubin = nvrtc.build(module_text([*plain, body("fusec_all", EVERYTHING + HOPPER)]), "sm_90")
+    assert lint.complaints(cubin.log) == ()
+    found = lint.sass(cubin)
+    assert lint.count(found, "HGMMA") == 4
+    assert len(re.findall(r"HGMMA[^;]*gsb0", found)) == 1  # one of the four ends a group, none waits for its own
+    assert lint.count(found, "CALL") >= INLINE
 
 
 def test_spills_and_warnings_are_problems():

@@ -124,7 +124,7 @@ print(len(backend.get("echo").emitted) > 0 and str(fusec.load({plan!r}).plan.tar
 def test_a_model_runs_on_a_back_end_of_a_package(extra, tmp_path):
     plan = tmp_path / "echo.fplan"
     listed, ran, loaded = outcome(ECHO.format(device="echo:generic", plan=str(plan)), extra)
-    assert listed == "('cpu', 'deaf', 'echo', 'mute') False"
+    assert listed == "('cpu', 'cuda', 'deaf', 'echo', 'mute') False"
     assert ran == "echo:generic True"
     assert loaded == "echo:generic"
     resolved = (

@@ -138,7 +138,7 @@ def host_memory(kind: str) -> Backend:
 
 def device(kind: str) -> DeviceBackend | None:
     """The back end of a kind of device with memory of its own; None where it is another one, or not installed."""
-    found = get(kind) if kind in known() else None
+    found = get(kind) if kind in OWN or kind in known() else None
     return found if isinstance(found, DeviceBackend) else None
 
 

@@ -161,8 +161,9 @@ def test_indices_out_of_range_are_named(opened):
         assert np.array_equal(session.run(good)["y"], want)
 
 
-def test_threads(opened):
-    session = opened(chain)
+@pytest.mark.parametrize("fuse", [True, False])
+def test_threads(opened, fuse):
+    session = opened(chain, fuse=fuse)
     feeds = [{"x": numbers(n, 96, seed=n)} for n in (1, 5, 40, 17)]
     want = [session.run(f)["y"] for f in feeds]
     wrong: list[object] = []

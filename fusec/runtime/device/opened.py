@@ -26,13 +26,17 @@ def has_own_memory(target: Target) -> bool:
     return backend.device(target.kind) is not None
 
 
+_EMULATOR = threading.RLock()
+"""Emulated devices take turns, all of a process: those that run the same module share its runtime."""
+
+
 class Opened:
     """A device, its locks, and how often launches were aborted on it."""
 
     def __init__(self, device: Device, is_emulated: bool) -> None:
         self.device = device
         self.is_emulated = is_emulated
-        self.gate = threading.RLock()
+        self.gate = _EMULATOR if is_emulated else threading.RLock()
         self.aborts = 0
 
     @property

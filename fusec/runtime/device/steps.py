@@ -171,7 +171,8 @@ class DeviceSteps(Steps):
             return None
         if len(self.recordings) >= MOST_RECORDINGS:
             self.recordings = {}
-        made = record(self, feeds, wanted)
+        with self.on_device.opened.gate:
+            made = record(self, feeds, wanted)
         if made is not None:
             self.recordings = {**self.recordings, key: made}
         return made

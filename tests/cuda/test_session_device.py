@@ -307,12 +307,17 @@ def test_others_whose_launches_were_ended_run_again(opened):
     assert not binding.is_staged
 
 
-def test_nothing_of_other_devices_is_imported():
-    """An emulated device needs no CuPy, and a session whose code is all in the cache no emitter."""
+def test_nothing_is_imported_that_running_does_not_need(tmp_path, opened):
+    """An emulated device needs no CuPy, and a plan from a file neither other back ends nor the frontend."""
+    session, x = opened(mlp), {"x": numbers(3, 64)}
+    session.run(x)
+    session.save(tmp_path / "mlp.fusec")
+    np.save(tmp_path / "x.npy", x["x"])
     text = (
-        "import sys, numpy as np, fusec; sys.path.insert(0, 'tests/cuda'); from session_models import mlp, numbers\n"
-        f"session = fusec.compile(mlp(), device={DEVICE!r}); session.run({{'x': numbers(3, 64)}})\n"
-        "print([m for m in sys.modules if m.split('.')[0] in ('cupy', 'llvmlite', 'numba')])"
+        "import sys, numpy as np, fusec\n"
+        f"session = fusec.load({str(tmp_path / 'mlp.fusec')!r})\n"
+        f"session.run({{'x': np.load({str(tmp_path / 'x.npy')!r})}})\n"
+        "print([m for m in sys.modules if m.split('.')[0] in ('cupy', 'llvmlite', 'numba', 'onnx')])"
     )
     told = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True).stdout
     assert told.strip() == "[]"

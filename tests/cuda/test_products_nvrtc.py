@@ -42,7 +42,9 @@ def program(text: str, dtype: str) -> str:
         value = "max(t + b[o], 0.0)"
     else:
         a, b, value = "x[m, k]", "w[k, n]", "max(t + b[n], 0.0)"
-    if dtype in ("f32", "f64"):
+    if dtype == "f64":
+        return text.format(dtype, f"{a} * {b}", value.replace("b[n]", "f64(b[n])"))
+    if dtype == "f32":
         return text.format(dtype, f"{a} * {b}", value)
     return text.format(dtype, f"f32({a}) * f32({b})", f"{dtype}({value})")
 

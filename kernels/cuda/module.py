@@ -17,9 +17,12 @@ PRELUDE = ("types.cuh", "sync.cuh", "memory.cuh", "tasks.cuh")
 
 
 INLINE = 2
-"""Up to this many bodies become part of the kernel. More are functions that it calls, once a tile: the time that ptxas takes
-grows faster than the code (five large bodies took 10 s as one, 6.5 s as functions). Bodies with wgmma are always part of it: in
-a function, ptxas lets every product wait for the one before (its warning C7510)."""
+"""Up to this many bodies become part of the kernel. Of more, the small ones are functions that it calls, once a tile: the time
+that ptxas takes grows faster than the code."""
+LARGE = ("fx_product_", "fx_stream", "wgmma")
+"""What bodies contain that are part of the kernel always. Functions keep registers for their callers: products as functions
+spilled 1 KB a thread and none as part of the kernel (18 bodies took 15 s of ptxas all as functions, 21 s so, 26 s all in one). A
+function with wgmma lets every product wait for the one before (the warning C7510)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ def module_text(bodies: Sequence[Source], *, wide: bool = False, includes: Seque
     lines += [f'#include "{name}"' for name in (*PRELUDE, *needed)]
     for name, body in unique.items():
         own = f"FX_DEVICE void {name}("
-        is_part = len(unique) <= INLINE or "wgmma" in body.text
+        is_part = len(unique) <= INLINE or any(word in body.text for word in LARGE)
         lines.append(body.text if is_part else body.text.replace(own, own.replace("FX_DEVICE", "FX_NOINLINE"), 1))
     lines += [
         f"FX_KERNEL({ENTRY})(fx_frame* frame) {{",

@@ -220,6 +220,9 @@ class _Order:
                 and names[o.name] not in self.weights
             ):
                 _fail(f"call {call.label!r} reads {names[o.name]!r}, which nothing made before")
+            elif o.role == "weight" and root not in self.weights and names[o.name] not in self.weights:
+                # reads of weights wait for nobody, and a GPU takes them past its coherent caches
+                _fail(f"call {call.label!r} reads {names[o.name]!r} as a weight, and it is none")
 
 
 def _resolve(plan: Plan) -> dict[str, str]:

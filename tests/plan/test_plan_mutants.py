@@ -181,7 +181,14 @@ def test_one_seed_is_one_mutant(plans: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize(
     "old_new",
-    [("m: M", "m: M + 1"), ("input", "output"), ("weight", "input"), ("f32", "string"), ("stage m", "stage n, m")],
+    [
+        ("m: M", "m: M + 1"),
+        ("input", "output"),
+        ("weight", "input"),
+        ("input", "weight"),
+        ("f32", "string"),
+        ("stage m", "stage n, m"),
+    ],
 )
 def test_programs_that_lie_are_refused(plans: dict[str, Path], old_new: tuple[str, str]) -> None:
     path = plans["encoder"]

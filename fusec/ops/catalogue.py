@@ -24,7 +24,20 @@ from fusec.ops import (
 from fusec.ops.op import Op, declared, register
 from fusec.plug_ins import PlugIns
 
-FAMILIES = (elementwise, activations, view, reduce, normalize, contract, convolve, gather, scatter, recurrent, opaque, winograd)
+FAMILIES = (
+    elementwise,
+    activations,
+    view,
+    reduce,
+    normalize,
+    contract,
+    convolve,
+    gather,
+    scatter,
+    recurrent,
+    opaque,
+    winograd,
+)
 PLUG_INS = PlugIns("fusec.ops", "op", own=frozenset(declared()))
 
 

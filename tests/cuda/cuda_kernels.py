@@ -20,7 +20,6 @@ from fusec.tile.program import TileProgram
 from fusec.tile.reference import run_program
 from fusec.tile.text import parse_program
 
-
 _BUILT: dict[tuple[str, bool], tuple[Source, bytes]] = {}
 
 

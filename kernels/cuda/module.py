@@ -21,8 +21,8 @@ INLINE = 2
 that ptxas takes grows faster than the code."""
 LARGE = ("fx_product_", "fx_stream", "wgmma")
 """What bodies contain that are part of the kernel always. Functions keep registers for their callers: products as functions
-spilled 1 KB a thread and none as part of the kernel (18 bodies took 15 s of ptxas all as functions, 21 s so, 26 s all in one). A
-function with wgmma lets every product wait for the one before (the warning C7510)."""
+spilled 1 KB a thread and none as part of the kernel (18 bodies took 15 s of ptxas all as functions, 21 s so, 26 s all in one).
+A function with wgmma lets every product wait for the one before (the warning C7510)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -334,5 +334,14 @@ def test_the_race_detector_sees_what_is_not_ordered(kept, bug):
     assert ("data race" in said) == (bug != ""), said
 
 
+def test_fibers_without_assembly(kept):
+    device = EmulatedDevice("sm_80", 3)
+    text = module_text(bodies("late", "store", "sum_of_all"), includes=())
+    code = device.load(build(text, "sm_80", kept, sanitizer="portable"), text.entry)
+    region, y = producer_and_consumer(device)
+    region.run(code)
+    assert (read(device, y, np.float32) == 7 * N).all()
+
+
 def test_there_is_a_sanitizer_for_each_name():
-    assert set(SANITIZERS) == {"", "address", "thread"}
+    assert set(SANITIZERS) == {"", "portable", "address", "thread"}

@@ -24,6 +24,7 @@ from fusec.target import runs_here
 HERE = Path(__file__).parent
 SANITIZERS = {
     "": ((), ()),
+    "portable": (("-DFX_UCONTEXT",), ()),  # no sanitizer: fibers as on processors that there is no assembly for
     # the runtime is not instrumented: it tells the race detector itself what it reads, writes and orders
     "address": (("-DFX_ASAN",), ("-fsanitize=address", "-g1")),
     "thread": (("-DFX_TSAN",), ("-fsanitize=thread", "-g1")),

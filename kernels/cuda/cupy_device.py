@@ -29,9 +29,10 @@ from fusec.kernels.cuda.staging import Staging
 
 LARGE_SHARED = 48 << 10
 """Bytes of dynamic shared memory that a kernel may ask for without an attribute being set (CUDA programming guide)."""
-SPIN_SECONDS = 200e-6
+SPIN_SECONDS = 2e-3
 """So long a wait asks the stream without sleeping: a short launch is not delayed by the system's timer."""
-SLEEP_SECONDS = 100e-6
+SLEEP_SHARE, LONGEST_SLEEP = 0.02, 1e-3
+"""After that a wait sleeps for this share of what it has waited: no launch takes much longer for it."""
 NOT_READY = 600
 """cudaErrorNotReady."""
 OUT_OF_MEMORY = 2
@@ -82,7 +83,7 @@ class CupyDevice:
 
     def __init__(self, index: int, level: str, cupy: Any = None) -> None:
         self.cupy: Any = _import_cupy() if cupy is None else cupy
-        self._index = index
+        self.index = index
         self.level = level
         self._runtime, self._driver = self.cupy.cuda.runtime, self.cupy.cuda.driver
         self._lock = threading.RLock()
@@ -177,7 +178,7 @@ class CupyDevice:
                 if passed > timeout_s:
                     return False
                 if passed > SPIN_SECONDS:
-                    time.sleep(SLEEP_SECONDS)
+                    time.sleep(min(passed * SLEEP_SHARE, LONGEST_SLEEP))
             return True
 
     def set_abort(self, value: int) -> None:
@@ -214,7 +215,7 @@ class CupyDevice:
     def at_work(self, what: str, nbytes: int | None = None) -> Iterator[None]:
         """Make this device the thread's current one, and every error of CuPy one of ours."""
         try:
-            self._runtime.setDevice(self._index)
+            self._runtime.setDevice(self.index)
             yield
         except FusecError:
             raise
@@ -223,7 +224,7 @@ class CupyDevice:
 
     def _told(self, what: str, nbytes: int | None, e: Exception) -> FusecError:
         """The error to raise for one of CuPy's."""
-        name = getattr(self, "name", f"CUDA device {self._index}")
+        name = getattr(self, "name", f"CUDA device {self.index}")
         status = getattr(e, "status", None)
         size = "" if nbytes is None else f" {nbytes:,} bytes"
         if isinstance(e, MemoryError) or status == OUT_OF_MEMORY:
@@ -241,7 +242,7 @@ class CupyDevice:
         return ExecutionError(f"{what} failed on {name}: {e}", hint=hint)
 
     def _attribute(self, name: str) -> int:
-        return int(self._runtime.deviceGetAttribute(getattr(self._runtime, name), self._index))
+        return int(self._runtime.deviceGetAttribute(getattr(self._runtime, name), self.index))
 
     def _allow_shared(self, module: Module, shared: int) -> None:
         """Let a kernel have as much as it was ever asked for: regions of one module, or other shapes, need different sizes."""

@@ -98,7 +98,7 @@ def _from_dlpack(value: Any, stream: int, name: str) -> Foreign:
     strides = [tensor.strides[i] for i in range(tensor.ndim)] if tensor.strides else None
     _check(dtype, strides, shape, 1, name)
     address = (tensor.data or 0) + tensor.byte_offset
-    return Foreign(address, shape, dtype, (value, capsule), tensor.device_id)
+    return Foreign(address, shape, dtype, (value, capsule), int(value.__dlpack_device__()[1]))
 
 
 def _dtype(code: int, bits: int, lanes: int, name: str) -> np.dtype[Any]:

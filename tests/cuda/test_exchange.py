@@ -13,6 +13,7 @@ import pytest
 
 from fusec.errors import InputError
 from fusec.kernels.cuda import exchange
+from fusec.runtime.device.arrays import adopted
 
 
 class Packed:
@@ -131,3 +132,14 @@ def test_the_stream_of_an_interface_is_waited_for(stream: int | None, waits: lis
     foreign = exchange.take(Interfaced(np.zeros(3), stream=stream), 1)
     exchange.wait_for(cupy, foreign, types.SimpleNamespace(wait_event=seen.append))
     assert seen == waits
+
+
+def test_an_array_of_another_device_is_refused() -> None:
+    class Elsewhere(Packed):
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return self.kind, 1
+
+    stream = types.SimpleNamespace(ptr=7)
+    opened: Any = types.SimpleNamespace(device=types.SimpleNamespace(index=0, stream=stream), is_emulated=False)
+    with pytest.raises(InputError, match="'x' lies on CUDA device 1, the model runs on device 0"):
+        adopted(opened, Elsewhere(np.zeros(3, np.float32)), "x")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fusec.errors import InputError
 from fusec.kernels.cuda.exchange import Foreign, give, is_foreign, take, wait_for
 from fusec.runtime.device.opened import Opened
 
@@ -140,7 +141,7 @@ class _Part:
 def adopted(opened: Opened, value: Any, name: str) -> DeviceArray | None:
     """A device array over what a caller feeds, without a copy; None where it does not lie on a device.
 
-    InputError where it is not C-contiguous, or of a type that models do not have.
+    InputError where it is not C-contiguous, of a type that models do not have, or on another device.
     """
     if isinstance(value, DeviceArray):
         return value if value.opened is opened else None
@@ -149,5 +150,11 @@ def adopted(opened: Opened, value: Any, name: str) -> DeviceArray | None:
     device: Any = opened.device
     found = take(value, 1 if opened.is_emulated else device.stream.ptr, name)
     if not opened.is_emulated:
+        if found.device not in (None, device.index):
+            raise InputError(
+                f"input {name!r} lies on CUDA device {found.device}, the model runs on device {device.index}",
+                hint="copy it to that device first",
+                input=name,
+            )
         wait_for(device.cupy, found, device.stream)
     return DeviceArray(opened, found.address, found.shape, found.dtype, found)

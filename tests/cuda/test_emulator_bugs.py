@@ -138,7 +138,7 @@ def test_a_target_too_high_is_a_deadlock_with_who_waits_for_what(kept):
         ("warps", "lanes of one warp meet in different warp operations"),
         ("null", r"signal 11 at address 0x8 \(block 0 thread 9\)"),
         ("askew", "a vector is moved at an address that is not a multiple of 16"),
-        ("deep", "signal|more stack"),
+        ("deep", "signal"),
         ("unfinished", "a thread leaves with asynchronous copies that it has not waited for"),
     ],
 )

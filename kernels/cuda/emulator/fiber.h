@@ -154,6 +154,10 @@ inline void release([[maybe_unused]] Context& c) {
 #endif
 }
 
+// Memory below the first stack that nobody may touch: the fibers start in order, so the first one to need more stack than there is
+// faults here, before anything of the process is overwritten. A guard for each of thousands would cost more than a launch.
+constexpr size_t GUARD = 4 << 20;
+
 // Stacks of a launch. One slab is kept for the next launch, since fresh pages cost more than a small launch does.
 struct Slab {
     char* base = nullptr;
@@ -161,14 +165,21 @@ struct Slab {
 };
 inline Slab spare;
 
+inline void drop(Slab s) { munmap(s.base - GUARD, GUARD + s.count * STACK); }
+
 inline Slab take_stacks(size_t count) {
     Slab s = spare;
     spare = {};
-    if (s.base && s.count < count) munmap(s.base, s.count * STACK), s = {};
+    if (s.base && s.count < count) drop(s), s = {};
     if (!s.base) {
-        void* p = mmap(nullptr, count * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        const size_t bytes = GUARD + count * STACK;
+        void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (p == MAP_FAILED) return {};
-        s = {(char*)p, count};
+        if (mprotect(p, GUARD, PROT_NONE)) {
+            munmap(p, bytes);
+            return {};
+        }
+        s = {(char*)p + GUARD, count};
     }
     return s;
 }
@@ -178,7 +189,7 @@ inline void give_stacks(Slab s) {
 #ifdef FX_ASAN
     __asan_unpoison_memory_region(s.base, s.count * STACK);
 #endif
-    if (spare.base) munmap(spare.base, spare.count * STACK);
+    if (spare.base) drop(spare);
     spare = s;
 }
 

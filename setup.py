@@ -26,6 +26,7 @@ RIVALS = [*BENCH, "openvino>=2024.4"]
 TEST = [
     *BENCH,
     *CUDA,  # modules are compiled for GPUs and CuPy's names are compared, both without a device
+    "nvidia-cuda-nvdisasm>=13,<14",  # reads what was compiled
     "pytest>=8",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",

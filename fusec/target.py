@@ -54,7 +54,7 @@ class Target:
                 return Target("cpu", level)
             raise UsageError(f"unknown CPU level {level!r}", hint=nearest(level, sorted(ISAS)))
         if re.fullmatch(r"[a-z][a-z0-9_-]*(:[\w.+-]+)?", text, re.ASCII) is None:
-            raise UsageError(f"not the name of a device: {text!r}", hint="write 'cpu' or 'cpu:avx2'")
+            raise UsageError(f"not the name of a device: {text!r}", hint="write 'cpu', 'cpu:avx2' or 'cuda'")
         return Target(kind, level)
 
     @property

@@ -86,7 +86,7 @@ def open_lab(level: str, emulated: bool) -> Lab:
 def here() -> tuple[str, bool] | None:
     """The level of this machine's GPU; None where there is none that runs code of ours."""
     from fusec.kernels.cuda import machine
-    from fusec.kernels.cuda.nvrtc import ARCHITECTURES
+    from fusec.kernels.cuda.levels import LEVELS
 
-    ready = [n for n in reversed(ARCHITECTURES) if not machine.missing_for(n)]
+    ready = [n for n in LEVELS if not machine.missing_for(n)]
     return (ready[0], False) if ready else None

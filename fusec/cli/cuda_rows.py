@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fusec.kernels.cuda import machine, nvrtc
-from fusec.kernels.cuda.nvrtc import ARCHITECTURES
+from fusec.kernels.cuda.levels import LEVELS
 
 Row = tuple[str, str, str, str]
 NEEDED = {
@@ -17,8 +17,8 @@ def cuda_rows() -> list[Row]:
     """A row each for driver, devices, CuPy, NVRTC and the C++ compiler, and one that says what runs."""
     found = machine.driver()
     rows = [_driver(found), *_devices(found), _cupy(found), _nvrtc(), _compiler()]
-    ready = [f"cuda:{n}" for n in ARCHITECTURES if not machine.missing_for(n)]
-    emulated = [f"cuda:{n}-emulated" for n in ARCHITECTURES if machine.compiler() is not None]
+    ready = [f"cuda:{n}" for n in LEVELS if not machine.missing_for(n)]
+    emulated = [f"cuda:{n}-emulated" for n in LEVELS if machine.compiler() is not None]
     if ready:
         return [*rows, ("CUDA", "ok", ", ".join(ready), "")]
     if emulated:
@@ -41,13 +41,13 @@ def _devices(found: machine.Driver) -> list[Row]:
         return [("CUDA device", "absent", "-", f"{why}{hint}")]
     rows: list[Row] = []
     for g in found.gpus:
-        levels = [n for n in ARCHITECTURES if g.runs(n)]
+        levels = [n for n in LEVELS if g.runs(n)][:1]
         value = f"{g.name}, {g.capability[0]}.{g.capability[1]}, {g.processors} SMs, {g.memory / 2**30:.0f} GiB"
         if levels and g.cooperative:
             rows.append(("CUDA device", "ok", value, f"runs cuda:{', cuda:'.join(levels)}"))
         else:
             why = "no cooperative launches" if levels else "no code is made for this compute capability"
-            rows.append(("CUDA device", "limited", value, f"{why}: needs 8.x or 9.0"))
+            rows.append(("CUDA device", "limited", value, f"{why}: needs 8.x, 9.0, 10.x or 12.x"))
     return rows
 
 
@@ -73,7 +73,7 @@ def _nvrtc() -> Row:
     if not nvrtc.is_installed():
         return "NVRTC", "absent", "-", "what compiles kernels for a GPU: pip install nvidia-cuda-nvrtc"
     major, minor = nvrtc.version()
-    return "NVRTC", "ok", f"{major}.{minor}", "compiles for cuda:sm_80 and cuda:sm_90, also without a device"
+    return "NVRTC", "ok", f"{major}.{minor}", "compiles for every level, also without a device"
 
 
 def _compiler() -> Row:

@@ -68,9 +68,10 @@ def _workers(target: Target, threads: int | None) -> int:
     if backend.device(target.kind) is None:
         return default_workers()
     from fusec.kernels.cuda.emulator.device import BLOCKS
-    from fusec.tiling.device.product import MULTIPROCESSORS
+    from fusec.kernels.cuda.levels import LEVELS
 
-    return MULTIPROCESSORS.get(target.level, BLOCKS)
+    level = LEVELS.get(target.level)
+    return BLOCKS if level is None else level.multiprocessors
 
 
 class _Scratch:

@@ -12,8 +12,6 @@ WORD = 8
 COUNTER_WORDS = 16
 """Words from one counter to the next: a line of 128 bytes each."""
 SHARED_ALIGNMENT = 1024
-SHARED_LIMITS = {"sm_80": 163 << 10, "sm_90": 227 << 10}
-"""Level -> dynamic shared memory that a block can have (CUDA C++ Programming Guide, Compute Capabilities)."""
 SCRATCH_ALIGNMENT = 256
 ENTRY = "fusec_region"
 """The kernel of a module: `void fusec_region(fx_frame* frame)`, launched cooperatively with THREADS threads a block."""

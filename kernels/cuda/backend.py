@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fusec.kernels.backend import EMULATED
+from fusec.kernels.cuda.levels import LEVELS
 from fusec.kernels.kernel import Kernel, Source
 from fusec.target import Target
 
@@ -23,7 +24,7 @@ class CudaBackend:
     """NVIDIA's GPUs, and their emulation."""
 
     kind = "cuda"
-    levels = ("sm_90", "sm_80", "sm_90-emulated", "sm_80-emulated")
+    levels = (*LEVELS, *(f"{name}{EMULATED}" for name in LEVELS))
 
     def runs_here(self, level: str) -> bool:
         """Whether there is a GPU of the level, or a C++ compiler to emulate it."""

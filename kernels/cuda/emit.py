@@ -29,10 +29,10 @@ from __future__ import annotations
 
 from fusec.errors import BugError
 from fusec.kernels.backend import EMULATED
-from fusec.kernels.cuda.abi import SHARED_LIMITS
 from fusec.kernels.cuda.context import SHARED_BYTES, Context
 from fusec.kernels.cuda.kernel_class import class_key
 from fusec.kernels.cuda.known import with_known
+from fusec.kernels.cuda.levels import LEVELS
 from fusec.kernels.cuda.nest import emit_nest
 from fusec.kernels.cuda.product import TEMPLATES, emit_product
 from fusec.kernels.cuda.stream import emit_stream
@@ -48,7 +48,7 @@ def emit(kernel: Kernel, target: Target) -> Source:
     entry = f"fusec_{class_key(kernel, target)[:24]}"
     kernel = with_known(kernel)
     ctx = _written(kernel, target, SHARED_BYTES)
-    limit = SHARED_LIMITS[target.level.removesuffix(EMULATED)]
+    limit = LEVELS[target.level.removesuffix(EMULATED)].shared
     if ctx.shared_bytes > limit:  # locals give way to what products need
         ctx = _written(kernel, target, max(0, SHARED_BYTES - (ctx.shared_bytes - limit)))
     lines = [f"FX_DEVICE void {entry}(const fx_task& task) {{", *(f"    {line}" for line in ctx.text()), "}", ""]

@@ -16,6 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from fusec.kernels.cuda.levels import LEVELS
+
 LIBRARY = "libcuda.so.1"
 CUPY_PACKAGES = ("cupy-cuda13x", "cupy-cuda12x", "cupy")
 NO_DEVICE = 100
@@ -35,14 +37,8 @@ class Gpu:
     cooperative: bool
 
     def runs(self, level: str) -> bool:
-        """Whether it executes cubins for `sm_80`, `sm_90`. Those of 9.0 use what only 9.0 has; others run on later minors."""
-        found = re.fullmatch(r"sm_(\d+)(\d)", level)
-        if found is None:
-            return False
-        major, minor = int(found[1]), int(found[2])
-        if major >= 9:  # architecture-specific code: wgmma exists nowhere else
-            return self.capability == (major, minor)
-        return self.capability[0] == major and self.capability[1] >= minor
+        """Whether it executes code of a level such as `sm_90`."""
+        return level in LEVELS and LEVELS[level].runs_on(self.capability)
 
 
 @dataclass(frozen=True, slots=True)

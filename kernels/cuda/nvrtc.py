@@ -20,10 +20,9 @@ from pathlib import Path
 from fusec.cache import ObjectCache
 from fusec.errors import CompileError
 from fusec.kernels.cuda import nvrtc_worker
+from fusec.kernels.cuda.levels import LEVELS
 from fusec.kernels.cuda.module import ModuleText, headers, headers_hash
 
-ARCHITECTURES = {"sm_80": "sm_80", "sm_90": "sm_90a"}
-"""Level -> what is compiled for. The `a` stands for instructions that only this generation has, wgmma among them."""
 HINT = "pip install 'nvidia-cuda-nvrtc>=13,<14'"
 TIMEOUT_S = 900.0
 _LOG_SECTION = b"\0log\0"
@@ -53,7 +52,7 @@ def version() -> tuple[int, int]:
 def options(level: str) -> tuple[str, ...]:
     """All options that change code, stated rather than left to defaults."""
     return (
-        f"--gpu-architecture={ARCHITECTURES[level]}",
+        f"--gpu-architecture={LEVELS[level].architecture}",
         "--std=c++17",
         "--device-as-default-execution-space",
         "--ftz=false",
@@ -61,14 +60,14 @@ def options(level: str) -> tuple[str, ...]:
         "--prec-sqrt=true",
         "--fmad=true",
         "--ptxas-options=-v",
-        f"-DFX_ARCH={level.removeprefix('sm_')}0",
+        f"-DFX_ARCH={LEVELS[level].instructions}",
     )
 
 
 def build(module: ModuleText, level: str, kept: ObjectCache | None = None) -> Cubin:
     """The cubin of a module for a level, from the cache where it is there. CompileError where the compiler refuses it."""
-    if level not in ARCHITECTURES:
-        raise CompileError(f"no CUDA level {level!r}", hint=f"known: {', '.join(ARCHITECTURES)}")
+    if level not in LEVELS:
+        raise CompileError(f"no CUDA level {level!r}", hint=f"known: {', '.join(LEVELS)}")
     digest = hashlib.sha256(module.text.encode()).hexdigest()
     key = " ".join(("cuda", *options(level), str(version()), headers_hash(), digest))
     found = kept.get(key) if kept is not None else None

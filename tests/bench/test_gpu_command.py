@@ -14,6 +14,7 @@ import pytest
 from bench.gpu import __main__ as command
 from bench.gpu import checks, models, report, rivals, roofs, sanitizer, shapes, tables
 from fusec.kernels.cuda import machine, nvrtc
+from fusec.kernels.cuda.levels import LEVELS
 from fusec.kernels.cuda.module import PRELUDE
 
 needs_compiler = pytest.mark.skipif(machine.compiler() is None, reason="there is no C++ compiler to emulate a GPU with")
@@ -77,7 +78,7 @@ def test_unknown_parts_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.skipif(not nvrtc.is_installed(), reason="NVRTC is not installed")
-@pytest.mark.parametrize("level", nvrtc.ARCHITECTURES)
+@pytest.mark.parametrize("level", LEVELS)
 def test_the_probes_compile_for_gpus(level: str) -> None:
     head = "".join(f'#include "{name}"\n' for name in PRELUDE)
     for text in (roofs.COPY, roofs.READ, roofs.ARITHMETIC, roofs.HAND_OVER, roofs.BARRIER, roofs.NOTHING):

@@ -9,10 +9,14 @@ import pytest
 
 from fusec.cli import cuda_rows
 from fusec.kernels.cuda import machine
+from fusec.kernels.cuda.levels import LEVELS
 from fusec.kernels.cuda.machine import Driver, Gpu
 
 H100 = Gpu("NVIDIA H100", (9, 0), 132, 80 << 30, True)
 A10 = Gpu("NVIDIA A10", (8, 6), 72, 24 << 30, True)
+A100 = Gpu("NVIDIA A100", (8, 0), 108, 80 << 30, True)
+B200 = Gpu("NVIDIA B200", (10, 0), 148, 180 << 30, True)
+RTX = Gpu("NVIDIA GeForce RTX 5060", (12, 0), 30, 8 << 30, True)
 T4 = Gpu("Tesla T4", (7, 5), 40, 16 << 30, True)
 
 
@@ -83,10 +87,18 @@ def test_problems_are_told(load: Callable[[], Any], there: bool, words: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("gpu", "levels"), [(H100, ["sm_90"]), (A10, ["sm_80"]), (T4, []), (Gpu("B200", (10, 0), 148, 1, True), [])]
+    ("gpu", "levels"),
+    [
+        (H100, ["sm_90"]),
+        (A10, ["sm_86", "sm_80"]),
+        (A100, ["sm_80"]),
+        (T4, []),
+        (B200, ["sm_100"]),
+        (RTX, ["sm_120"]),
+    ],
 )
 def test_which_levels_a_device_runs(gpu: Gpu, levels: list[str]) -> None:
-    assert [n for n in ("sm_80", "sm_90", "sm_90-emulated", "nonsense") if gpu.runs(n)] == levels
+    assert [n for n in (*LEVELS, "sm_90-emulated", "nonsense") if gpu.runs(n)] == levels
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 from cuda_kernels import check_program, compare, run_kernel, tiling_of
 
 from fusec.ir.dim import symbol
-from fusec.kernels.cuda import abi, lint, nvrtc
+from fusec.kernels.cuda import lint, nvrtc
 from fusec.kernels.cuda.emit import emit
 from fusec.kernels.cuda.emulator.build import compiler
+from fusec.kernels.cuda.levels import LEVELS
 from fusec.kernels.cuda.module import module_text
 from fusec.kernels.kernel import Guard, Kernel
 from fusec.target import Target
@@ -222,7 +224,7 @@ def test_locals_give_way_to_what_products_need(monkeypatch: pytest.MonkeyPatch) 
     program, target = parse_program(SOFTMAX), Target("cuda", "sm_80")
     kernel = menu(program, target, [{"I": 8, "K": 40}])[0]
     whole = emit(kernel, target)
-    monkeypatch.setitem(abi.SHARED_LIMITS, "sm_80", int(whole.shared) - 1)
+    monkeypatch.setitem(LEVELS, "sm_80", replace(LEVELS["sm_80"], shared=int(whole.shared) - 1))
     monkeypatch.setattr("fusec.kernels.cuda.emit.SHARED_BYTES", int(whole.shared))
     less = emit(kernel, target)
     assert whole.scratch == 0

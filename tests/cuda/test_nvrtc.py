@@ -8,6 +8,7 @@ from cuda_regions import body
 from fusec.cache import ObjectCache
 from fusec.errors import CompileError
 from fusec.kernels.cuda import lint, nvrtc, nvrtc_worker
+from fusec.kernels.cuda.levels import LEVELS
 from fusec.kernels.cuda.module import INLINE, headers, module_text
 
 pytestmark = pytest.mark.skipif(not nvrtc.is_installed(), reason="NVRTC is not installed")
@@ -73,7 +74,7 @@ HOPPER = """
 """
 
 
-@pytest.mark.parametrize("level", nvrtc.ARCHITECTURES)
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("wide", [False, True])
 def test_every_primitive_compiles_without_spills(level, wide):
     text = EVERYTHING + (HOPPER if level == "sm_90" else "")
@@ -85,7 +86,7 @@ def test_every_primitive_compiles_without_spills(level, wide):
 
 
 @pytest.mark.skipif(lint.disassembler() is None, reason="nvdisasm is not installed")
-@pytest.mark.parametrize("level", nvrtc.ARCHITECTURES)
+@pytest.mark.parametrize("level", LEVELS)
 def test_primitives_become_the_instructions_that_they_are_for(level):
     text = EVERYTHING + (HOPPER if level == "sm_90" else "")
     found = lint.sass(nvrtc.build(module_text([body("fusec_all", text)]), level))

@@ -115,7 +115,7 @@ def test_few_rows_are_not_streamed_and_give_the_same() -> None:
 
 
 @pytest.mark.skipif(not nvrtc.is_installed(), reason="NVRTC is not installed")
-@pytest.mark.parametrize("level", nvrtc.ARCHITECTURES)
+@pytest.mark.parametrize("level", ["sm_80", "sm_90"])
 @pytest.mark.parametrize(("dtype", "most"), [("f32", 256), ("bf16", 0)])
 def test_it_compiles_for_gpus(level: str, dtype: str, most: int) -> None:
     """Of float32 some values that loops do not change leave the registers; nothing of bfloat16 does."""

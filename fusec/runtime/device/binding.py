@@ -81,7 +81,7 @@ class DevicePlanner:
         if fits < 1:
             raise ExecutionError(
                 f"{what}: a block needs {shared:,} bytes of shared memory, {device.name} has {device.shared_limit:,}",
-                hint="this is a bug in fusec's choice of tiles; compile for another level",
+                hint="the plan was made for devices with more; `--device cuda` compiles for this one",
             )
         return min(fits, self.blocks or fits)
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 from fusec.errors import FusecError
 from fusec.ir.dim import Extent, exact_quotient
 from fusec.ir.types import DType
+from fusec.kernels.backend import EMULATED
 from fusec.kernels.cpu.contract_form import Contraction, contraction, direct_load
 from fusec.kernels.cuda.emit import NESTS
+from fusec.kernels.cuda.levels import LEVELS
 from fusec.kernels.cuda.product import TEMPLATES as PRODUCTS
 from fusec.kernels.cuda.product_shapes import shape_of, tensor_dtype, unwidened, without_widening
 from fusec.kernels.cuda.stream import COLUMNS, products
@@ -35,10 +37,11 @@ def refusal(kernel: Kernel, level: str, precision: str) -> str:
     for axis, extent in tile.items():
         if isinstance(extent, int) and not 1 <= extent <= MOST_TILE:
             return f"a tile is {extent} along {axis}"
+    known = LEVELS.get(level.removesuffix(EMULATED))
     if any(t.template == "stream" for t in kernel.tiling.stages):
         return _stream(kernel, tile)
     for stage, tiling in zip(kernel.program.stages, kernel.tiling.stages, strict=True):
-        if tiling.template == "wgmma" and not level.startswith("sm_90"):
+        if tiling.template == "wgmma" and not (known is not None and known.has_wgmma):
             return f"{level} has no wgmma"
         form = contraction(stage) if tiling.template == "mma" else None
         if form is not None and tensor_dtype(form) is DType.F32 and precision != "tf32":

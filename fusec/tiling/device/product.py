@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from fusec.ir.dim import Dim, Extent, ceildiv, floordiv, maximum, product, substitute, symbol
 from fusec.ir.types import DType
+from fusec.kernels.backend import EMULATED
 from fusec.kernels.cpu.contract_form import Contraction, contraction, direct_load
+from fusec.kernels.cuda.levels import LEVELS, Level
 from fusec.kernels.cuda.product_shapes import GEMV_ROWS, NARROW, SIMT, tensor_dtype, unwidened, without_widening
 from fusec.kernels.kernel import Guard, StageTiling
 from fusec.kernels.layout import Layout
@@ -19,8 +21,6 @@ from fusec.target import Target
 from fusec.tile.program import TileProgram
 from fusec.tiling.lane import stride
 
-MULTIPROCESSORS = {"sm_80": 108, "sm_90": 132}
-"""Of the largest device of a level: A100 and H100 (NVIDIA's data sheets)."""
 FEW_ROWS = 8
 """Up to this many rows B is streamed."""
 FEW_COLUMNS = 4
@@ -73,8 +73,7 @@ def product_choices(
             forms[i] = form
     if not forms:
         return ()
-    level = target.level.removesuffix("-emulated")
-    menu = _Menu(program, forms, level, precision)
+    menu = _Menu(program, forms, LEVELS[target.level.removesuffix(EMULATED)], precision)
     return tuple(menu.choice(guard, calls) for guard in _guards(program, forms, calls))
 
 
@@ -106,9 +105,9 @@ def _guards(
 class _Menu:
     """The products of one program, and how the tiles for a range of sizes are chosen."""
 
-    def __init__(self, program: TileProgram, forms: Mapping[int, Contraction], level: str, precision: str) -> None:
+    def __init__(self, program: TileProgram, forms: Mapping[int, Contraction], level: Level, precision: str) -> None:
         self.program, self.forms, self.level, self.precision = program, forms, level, precision
-        self.processors = MULTIPROCESSORS.get(level, MULTIPROCESSORS["sm_90"])
+        self.processors = level.multiprocessors
         self.names = {a.name for a in program.axes}
 
     def choice(self, guard: Guard | None, calls: Sequence[Mapping[str, Extent]]) -> ProductChoice:
@@ -165,7 +164,7 @@ class _Menu:
         if form.dtype.itemsize == 8:
             return WIDE
         if tensor_dtype(form) in NARROW:
-            return HOPPER if self.level == "sm_90" else TENSOR
+            return HOPPER if self.level.has_wgmma else TENSOR
         if self.precision == "tf32" and tensor_dtype(form) is not None:
             return TENSOR
         return PLAIN

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from fusec.cache import ObjectCache
 from fusec.errors import CompileError
+from fusec.kernels.cuda.levels import LEVELS
 from fusec.kernels.cuda.module import DEVICE, ModuleText, headers_hash
 from fusec.kernels.cuda.nvrtc import essence
 from fusec.target import runs_here
@@ -84,7 +85,7 @@ def fingerprint() -> str:
 
 
 def _module_flags(level: str, sanitizer: str) -> tuple[str, ...]:
-    architecture = f"-DFX_ARCH={level.removeprefix('sm_')}0"
+    architecture = f"-DFX_ARCH={LEVELS[level].instructions}"
     return (*_flags(), OPTIMISATION, *SANITIZERS[sanitizer][1], "-DFX_EMULATED", architecture)
 
 

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fusec.errors import ExecutionError, ResourceError
-from fusec.kernels.cuda.abi import SHARED_LIMITS
 from fusec.kernels.cuda.device import Launch, Memory, Module
+from fusec.kernels.cuda.levels import LEVELS
 
 SLICE_NS = 50_000_000
 BLOCKS = 4
@@ -96,7 +96,7 @@ class EmulatedDevice:
     @property
     def shared_limit(self) -> int:
         """The most bytes of dynamic shared memory that a block can have."""
-        return SHARED_LIMITS[self.level]
+        return LEVELS[self.level].shared
 
     @property
     def memory_free(self) -> int:

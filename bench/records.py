@@ -14,6 +14,7 @@ TITLES = {
     "attention": "Attention",
     "loops": "Loops",
     "nests": "Loop nests",
+    "nodes": "Single nodes",
     "speed": "What fusion buys",
     "vector_math": "Vector functions",
 }

@@ -41,9 +41,9 @@ class Node:
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
         model = shape_inference.infer_shapes(model)
-        for v in model.graph.output:  # norms that are functions of their own are not inferred
-            if not v.type.tensor_type.elem_type:
-                v.CopyFrom(helper.make_tensor_value_info(v.name, TensorProto.FLOAT, None))
+        for v in model.graph.output:
+            if not v.type.tensor_type.HasField("shape"):  # norms that are functions of their own are not inferred
+                v.CopyFrom(helper.make_tensor_value_info(v.name, TensorProto.FLOAT, self.inputs[0].shape))
         return model.SerializeToString(), feeds
 
 

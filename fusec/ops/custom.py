@@ -2,7 +2,7 @@
 
     @fusec.elementwise
     def Softclip(x, limit=6.0):
-        return fusec.where(x > limit, limit + math.log(1 + x - limit), x)
+        return limit + math.log(1 + x - limit) if x > limit else x
 
 From then on models may use `custom::Softclip`. The function is traced to an expression, so that it is vectorised and fused
 like any other elementwise op, and a plan needs nothing but its tile programs. What cannot be traced (see ops/tracing.py) is
@@ -172,7 +172,7 @@ def elementwise(fn: Callable[..., Any] | None = None, *, name: str | None = None
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
-    """`a` where the condition holds, else `b`: the form of `a if condition else b` that can be traced. Arrays work too."""
+    """`a` where the condition holds, else `b`: as `a if condition else b`, for arrays too."""
     if isinstance(condition, np.ndarray):
         return np.where(condition, a, b)
     return choose(condition, a, b)

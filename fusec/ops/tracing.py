@@ -1,8 +1,8 @@
-"""Tracing: a scalar Python function runs once on symbols, and what it computed is an expression.
+"""Tracing: a scalar Python function runs on symbols, and what it computed is an expression.
 
 Its parameters are `Tracer`s, which record arithmetic, comparisons and numpy functions. For `math`, `min`, `max` and `float`,
-which insist on real numbers, the function runs with other globals (`rebind`). An `if` on a traced value, a loop that
-depends on one, and calls that know nothing of tracers raise `CannotTrace`.
+which insist on real numbers, the function runs with other globals (`rebind`). Where it branches on a traced value it runs
+once for each way (branches.py). Loops that only a value ends, and calls that know nothing of tracers, raise `CannotTrace`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from fusec.ir.expr import Const, Expr, Ref, cast, prim
 from fusec.ir.types import DType
+from fusec.ops.branches import TooManyBranches, answer, every_path
 
 LARGEST, DEEPEST = 2000, 100
 """Primitives of an expression, each occurrence counted, and how deep they nest: longer ones would be slow to compile."""
@@ -41,7 +42,7 @@ class Tracer:
         self.expr, self.float_dtype, self.size, self.depth = expr, float_dtype, size, depth
 
     def __bool__(self) -> bool:
-        raise CannotTrace("it branches on a value (`if`, `and`, `or`, `while`); fusec.where(c, a, b) can be traced")
+        return answer(self, lambda a, b: a.expr == b.expr)
 
     def __float__(self) -> float:
         raise CannotTrace("it calls a function that needs a number")
@@ -158,10 +159,13 @@ def trace(function: Callable[..., Any], count: int, dtype: DType, attrs: Mapping
     """What a function of `count` values computes, over the names x0, x1, ... CannotTrace says why there is no such form."""
     symbols = [Tracer(Ref(f"x{i}", dtype), dtype) for i in range(count)]
     try:
-        made = rebind(function, traceable)(*symbols, **attrs)
+        bound = rebind(function, traceable)
+        made = every_path(lambda: bound(*symbols, **attrs), choose)
         if not isinstance(made, Tracer):
             return _literal(made, dtype)
         return cast(made.expr, dtype)
+    except TooManyBranches as e:
+        raise CannotTrace(str(e)) from e
     except CannotTrace:
         raise
     except Exception as e:  # whatever a function does that was not written for tracers

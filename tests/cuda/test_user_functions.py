@@ -51,7 +51,9 @@ def run(op: str) -> tuple[Any, list[HostStep], np.ndarray]:
 
 def test_a_traced_function_is_fused_into_a_kernel() -> None:
     def Swollen(x: Any) -> Any:
-        return fusec.where(x > 1, 1 + math.log(x), x) * math.tanh(x) - 0.25
+        if x > 1:
+            return (1 + math.log(x)) * math.tanh(x) - 0.25
+        return x * math.tanh(x) - 0.25
 
     fusec.elementwise(Swollen)
     y, host, s = run("Swollen")
@@ -73,7 +75,7 @@ def test_a_function_that_cannot_be_traced_is_a_host_step_with_the_reason() -> No
     fusec.elementwise(Collatz)
     y, host, s = run("Collatz")
     assert len(host) == 1
-    assert "branches on the value" in str(host[0].node.attr("why")) or "while" in str(host[0].node.attr("why"))
+    assert "a loop may never end" in str(host[0].node.attr("why"))
 
     def steps(v: float) -> float:
         n = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import subprocess
@@ -89,7 +90,34 @@ def halley(x: Any, steps: int = 3) -> Any:
     return root
 
 
-TRACEABLE = {"softsign": (softsign, 1), "words": (many_words, 2), "numpy": (with_numpy, 2), "loop": (halley, 1)}
+def with_branches(x: Any, y: Any) -> Any:
+    """Early returns, `elif`, `and`, `or`, a chained comparison, a conditional expression, `not`, and a float as a condition."""
+    if x > y and y > 0:
+        return x * 2
+    if 0 < x < 1 or y < -1:
+        return math.exp(y) if y < 0 else y
+    elif not x > -2:
+        return x - y
+    return 3 if y else 4
+
+
+def early_end(x: Any) -> Any:
+    """Newton's method, which stops when it is near enough."""
+    root = 1.0
+    for _ in range(4):
+        following = 0.5 * (root + abs(x) / root)
+        if abs(following - root) < 1e-2:
+            break
+        root = following
+    return root
+
+
+def calls_one_with_branches(x: Any) -> Any:
+    return gate(abs(x)) + sorted([x, 1.0, 0.5])[1]
+
+
+TRACEABLE = {"softsign": (softsign, 1), "words": (many_words, 2), "numpy": (with_numpy, 2), "loop": (halley, 1),
+             "branches": (with_branches, 2), "break": (early_end, 1), "calls": (calls_one_with_branches, 1)}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["f4", "f8"])
@@ -186,7 +214,7 @@ def gate(x: Any) -> Any:
 @pytest.mark.parametrize("kind", ["f4", "f8", "f2"])
 def test_untraceable_functions_run_compiled(kind: str) -> None:
     made = fusec.elementwise(newton, name="Newton")
-    assert "branches on a value" in str(made.why)
+    assert "more than 2000 steps" in str(made.why)
     session = fusec.compile(model(("Add", "x x", "a"), (".Newton", "a", "b"), ("Relu", "b", "y"), kind=kind), threads=1)
     host = [s.node for s in session.plan.steps if isinstance(s, HostStep)]
     assert [n.attr("function") for n in host] == [made.source]
@@ -207,8 +235,11 @@ def test_untraceable_functions_broadcast_and_take_attributes() -> None:
         return -total if flip else total
 
     x, y = data(3, 1), data(4, seed=1)
-    m = model((".Repeat", "x y", "z", {"times": 3, "scale": 0.5, "flip": 1}), shapes={"x": ["N", 1], "y": [4]})
-    np.testing.assert_allclose(run(m, x=x, y=y), by_hand(lambda a, b: repeat(a, b, 3, 0.5, True), x, y), rtol=1e-6)
+    assert repeat.refusal({"times": 2}) is None
+    assert "more than" in str(repeat.refusal({"times": 30}))
+    m = model((".Repeat", "x y", "z", {"times": 30, "scale": 0.5, "flip": 1}), shapes={"x": ["N", 1], "y": [4]})
+    assert any(isinstance(s, HostStep) for s in fusec.compile(m, threads=1).plan.steps)
+    np.testing.assert_allclose(run(m, x=x, y=y), by_hand(lambda a, b: repeat(a, b, 30, 0.5, True), x, y), rtol=1e-6)
 
 
 def test_functions_inside_branches_run_on_the_host() -> None:
@@ -279,13 +310,26 @@ def test_numbas_errors_name_function_and_line() -> None:
         fusec.compile(model((".Bad", "x", "y")))
     line = bad.function.__code__.co_firstlineno + 3
     assert f"line {line}" in str(caught.value), caught.value
-    assert "branches on a value" in str(caught.value.hint)
+    assert "running it on symbols ends in" in str(caught.value.hint)
+
+
+def steps_to_one(x: Any) -> Any:
+    n = 0
+    while x > 1:
+        x, n = x / 2, n + 1
+    return n
+
+
+COIN = itertools.cycle([True, False])
 
 
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        (lambda x: x if x > 0 else -x, "branches on a value"),
+        (lambda x: 1.0 if steps_to_one(x) else 0.0, "more than 32 times: a loop may never end"),
+        (lambda x: sum(x > i for i in range(9) if x > i), "in more than 32 ways"),
+        (lambda x: x if x > 0 else None, "NoneType"),
+        (lambda x: x if next(COIN) and x > 0 else -x, "the same way each time"),
         (lambda x: math.gamma(x) + 1, "math.gamma is not among the primitives"),
         (lambda x: np.sinc(x) + 1, "numpy"),
         (lambda x: (x, x), "tuple"),

@@ -10,6 +10,7 @@ from fusec.measure.rounds import geometric_mean
 TITLES = {
     "gemm": "Matrix products",
     "conv": "Convolutions",
+    "conv_models": "Convolutions as models of their own",
     "chains": "Chains of matrix products",
     "attention": "Attention",
     "loops": "Loops",
@@ -21,6 +22,7 @@ TITLES = {
 NOTES = {
     "gemm": "`peak` is the time that the measured multiply-add peak would take over the time taken.",
     "conv": "`peak` is the time that the measured multiply-add peak would take over the time taken.",
+    "conv_models": "Images come and go channels-first: each runtime pays for the layout that it prefers.",
     "loops": "`interpreted` is the reference implementation, node by node, which would run the bodies otherwise.",
     "nests": "`copy` is a copy of the same bytes with numpy.",
 }

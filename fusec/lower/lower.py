@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from fusec.errors import UnsupportedError
@@ -13,6 +13,7 @@ from fusec.ir.types import TensorType, Type
 from fusec.kernels.kernel import Call
 from fusec.kernels.steps import HostStep, RegionStep, Step
 from fusec.lower.group import Programs, lower_group
+from fusec.lower.ordered import lower_running
 from fusec.lower.recurrent import lower_recurrent
 from fusec.lower.turns import Work, in_turns
 from fusec.ops.op import Kind
@@ -70,9 +71,9 @@ def lower(fused: FusedGraph, context: object = None, one_launch_per_op: bool = F
             continue
         _check_native(g)
         if g.kind is Kind.RECURRENT:
-            layer = lower_recurrent(g, graph, programs, root)
-            extra |= layer.values
-            work.append(_work(layer.calls, reads, made, graph))
+            calls, values = _lower_steps(g, graph, programs, root)
+            extra |= values
+            work.append(_work(calls, reads, made, graph))
         else:
             work.append(_work((lower_group(g, graph, programs, root),), reads, made, graph))
     there = {v.name for v in graph.inputs} | set(graph.weights)
@@ -83,6 +84,16 @@ def lower(fused: FusedGraph, context: object = None, one_launch_per_op: bool = F
     last |= {root(v.name): len(runs) for v in graph.outputs}
     steps = [s for at, run in enumerate(runs) for s in _steps(run, last, at, graph)]
     return Lowered(tuple(steps), aliases, {n: v.type for n, v in graph.values.items()} | extra)
+
+
+def _lower_steps(
+    g: Group, graph: Graph, programs: Programs, root: Callable[[str], str]
+) -> tuple[tuple[Call, ...], dict[str, Type]]:
+    """The calls of a node that runs step by step, and the types of values that are not the graph's."""
+    if g.nodes[0].op == "running":
+        return lower_running(g, graph, programs, root), {}
+    layer = lower_recurrent(g, graph, programs, root)
+    return layer.calls, layer.values
 
 
 def find_aliases(fused: FusedGraph) -> dict[str, str]:

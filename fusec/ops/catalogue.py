@@ -15,6 +15,7 @@ from fusec.ops import (
     gather,
     normalize,
     opaque,
+    ordered,
     recurrent,
     reduce,
     scatter,
@@ -35,6 +36,7 @@ FAMILIES = (
     gather,
     scatter,
     recurrent,
+    ordered,
     opaque,
     winograd,
 )

@@ -52,7 +52,7 @@ def points_at_once(program: TileProgram, stage: Stage, lane: str, isa: Isa) -> i
         return TURNED_LINE if sum(1 for e in stage.expressions() for _ in walk(e)) < MOST_TURNED else isa.lanes
     axes = [a for a in stage.axis_names if a != lane]
     folds = {a.name for a in stage.folds}
-    if not axes or not lane or lane in folds:
+    if not axes or not lane or lane in folds or axes[-1] in stage.ordered():
         return 1
     loads = [x for s in stage.body if not isinstance(s, Store) for e in _expressions(s) for x in walk(e)]
     symbols = [_symbols(x) for x in loads if isinstance(x, Load)]

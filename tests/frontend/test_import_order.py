@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from onnx_models import fails, node
 from onnx_rival import one_node, same_as_onnxruntime
 
+import fusec
 from fusec.errors import ModelError
 
 pytest.importorskip("onnxruntime")
@@ -27,6 +28,14 @@ def test_running_sums(shape: tuple[int, ...], axis: int, symbolic: bool) -> None
         n = node("CumSum", "x a", "y", exclusive=exclusive, reverse=reverse)
         m = one_node(n, {"x": x}, {"a": np.int64(axis)}, 14, symbolic)
         same_as_onnxruntime(m, {"x": x}, compiled=dtype is not np.int32, tolerance=2e-4)
+
+
+@pytest.mark.parametrize("shape, axis", [((3, 1003), 1), ((2, 37, 70), 1)])
+def test_running_sums_have_the_same_bits_with_two_workers(shape: tuple[int, ...], axis: int) -> None:
+    x = R.standard_normal(shape).astype(np.float32)
+    m = one_node(node("CumSum", "x a", "y", reverse=1), {"x": x}, {"a": np.int64(axis)})
+    one, two = (fusec.compile(m, threads=n).run({"x": x})["y"] for n in (1, 2))
+    np.testing.assert_array_equal(one, two)
 
 
 def test_running_products() -> None:

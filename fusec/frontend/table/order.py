@@ -6,13 +6,10 @@ from fusec.frontend.builder import NotNative
 from fusec.frontend.call import Call, check_equal, row
 from fusec.frontend.known import is_at_least
 from fusec.frontend.table.gather import positions
-from fusec.ir.dim import ceildiv
 from fusec.ir.graph import Value
 from fusec.ir.types import DType
 
 I64 = DType.I64
-BLOCK = 64
-"""Elements that are summed one by one; longer axes are cut into blocks, whose totals run on their own."""
 MOST_RANKED = 512
 """The longest axis whose elements are all compared with each other."""
 
@@ -23,37 +20,8 @@ def _running(call: Call) -> Value:
     (given,) = call.ints(1)
     axis = call.axis(given, len(x.shape))
     fn = "sum" if call.op_type == "CumSum" else "prod"
-    return running(call, x, axis, fn, bool(call.attr("exclusive", 0)), bool(call.attr("reverse", 0)))
-
-
-def running(call: Call, x: Value, axis: int, fn: str, exclusive: bool, reverse: bool, depth: int = 0) -> Value:
-    """The sum or product of all elements up to each one, or behind it where `reverse`."""
-    n = x.shape[axis]
-    if (isinstance(n, int) and n <= 2 * BLOCK) or depth == 2:
-        return _running_directly(call, x, axis, fn, exclusive, reverse)
-    blocks = ceildiv(n, BLOCK)
-    nothing = (0,) * len(x.shape)
-    after = tuple(blocks * BLOCK - n if i == axis else 0 for i in range(len(x.shape)))
-    fill = call.scalar(0 if fn == "sum" else 1, x.dtype)
-    whole = x if not any(p != 0 for p in after) else call.emit(
-        "pad", x, fill, before=nothing, after=after, mode="constant"
-    )  # fmt: skip
-    cut = call.reshape(whole, (*x.shape[:axis], blocks, BLOCK, *x.shape[axis + 1 :]))
-    inside = _running_directly(call, cut, axis + 1, fn, exclusive, reverse)
-    totals = call.emit(f"reduce_{fn}", cut, axes=(axis + 1,), keepdims=False)
-    others = running(call, totals, axis, fn, True, reverse, depth + 1)
-    others = call.reshape(others, (*others.shape[: axis + 1], 1, *others.shape[axis + 1 :]))
-    out = call.reshape(call.emit("add" if fn == "sum" else "mul", inside, others), whole.shape)
-    return call.emit("slice", out, starts=nothing, sizes=x.shape, steps=(1,) * len(x.shape))
-
-
-def _running_directly(call: Call, x: Value, axis: int, fn: str, exclusive: bool, reverse: bool) -> Value:
-    n, behind = x.shape[axis], len(x.shape) - axis
-    test = ("gt" if exclusive else "ge") if reverse else ("lt" if exclusive else "le")
-    wanted = call.emit(test, positions(call, n, behind), positions(call, n, behind + 1))
-    every = call.reshape(x, (*x.shape[:axis], 1, *x.shape[axis:]))
-    kept = call.elementwise("where", wanted, every, call.scalar(0 if fn == "sum" else 1, x.dtype))
-    return call.emit(f"reduce_{fn}", kept, axes=(axis + 1,), keepdims=False)
+    exclusive, reverse = bool(call.attr("exclusive", 0)), bool(call.attr("reverse", 0))
+    return call.emit("running", x, axis=axis, fn=fn, exclusive=exclusive, reverse=reverse)
 
 
 @row("Hardmax")

@@ -9,7 +9,7 @@ from fusec.errors import BugError
 from fusec.ir.dim import Dim, Extent, ceildiv, product, symbol, symbols_of
 from fusec.ir.types import DType
 from fusec.kernels.cuda.abi import SCRATCH_ALIGNMENT
-from fusec.kernels.cuda.index import upper
+from fusec.kernels.cuda.index import primitive_part, upper
 from fusec.kernels.cuda.scalar import element_type, from_memory, value_type
 from fusec.kernels.cuda.writer import Writer
 from fusec.kernels.kernel import Kernel, Slot
@@ -66,11 +66,16 @@ class Context:
     # ---- arguments
 
     def slot(self, extent: Extent, wide: bool = False) -> str:
-        """A polynomial over parameters and `tile_<axis>` as an fx_int (`wide`: a long long), loaded once at entry."""
+        """A polynomial over parameters and `tile_<axis>` as an fx_int (`wide`: a long long), loaded once at entry.
+
+        Multiples of a polynomial share its slot: bodies with many planes would fill all registers with what lies between them.
+        """
         if isinstance(extent, int):
             return f"{extent}ll" if wide else str(extent)
-        slot = Slot("extent", extent=extent)
-        return self._load(slot, "long long" if wide else "fx_int", f"fx_word(task, {self._number(slot)})")
+        factor, part = primitive_part(extent)
+        slot = Slot("extent", extent=part)
+        name = self._load(slot, "long long" if wide else "fx_int", f"fx_word(task, {self._number(slot)})")
+        return name if factor == 1 else f"({factor} * {name})"
 
     def scalar(self, name: str) -> str:
         """A scalar operand as a value."""

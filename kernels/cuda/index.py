@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import gcd
 
 from fusec.errors import BugError
 from fusec.ir.dim import Atom, Dim, Extent, Monomial
@@ -14,6 +15,14 @@ def as_extent(terms: Sequence[tuple[Monomial, int]]) -> Extent:
     for mono, c in terms:
         total = total + (Dim(((mono, c),)) if mono else c)
     return total
+
+
+def primitive_part(x: Dim) -> tuple[int, Extent]:
+    """The largest integer that divides all coefficients, and the polynomial divided by it; negative where all of them are."""
+    factor = gcd(*(c for _, c in x.terms))
+    if all(c < 0 for _, c in x.terms):
+        factor = -factor
+    return factor, as_extent([(mono, c // factor) for mono, c in x.terms])
 
 
 def is_nonnegative(x: Extent) -> bool:

@@ -15,7 +15,7 @@ from fusec.ir.expr import Ref, cast
 from fusec.kernels.cpu.contract_form import Contraction, contraction
 from fusec.kernels.cuda.context import Context
 from fusec.kernels.cuda.expression import Point
-from fusec.kernels.cuda.product_shapes import shape_of
+from fusec.kernels.cuda.product_shapes import SIMT, shape_of
 from fusec.kernels.cuda.product_source import Source, find_source
 from fusec.kernels.cuda.scalar import value_type
 from fusec.kernels.cuda.vectors import find_vectors
@@ -40,13 +40,15 @@ def emit_product(ctx: Context, stage: Stage, tiling: StageTiling) -> None:
 
 
 class Product:
-    """The text of one product."""
+    """The text of one product. `simt` are the block tiles of threads that multiply themselves."""
+
+    simt = SIMT
 
     def __init__(self, ctx: Context, form: Contraction, tiling: StageTiling) -> None:
         self.ctx, self.form, self.w = ctx, form, ctx.writer
         self.tiling = tiling
         self.point = Point(ctx)
-        self.shape = shape_of(form, tiling)
+        self.shape = shape_of(form, tiling, self.simt)
 
     def emit(self) -> None:
         """Loops over the batch, then the product."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fusec.errors import BugError
@@ -26,7 +27,8 @@ class Shape:
     right: DType
 
 
-SIMT = {
+Tiles = Mapping[int, Mapping[tuple[int, int], tuple[int, int, int, int]]]
+SIMT: Tiles = {
     4: {
         (128, 128): (16, 1, 3, 8), (128, 64): (16, 2, 3, 8), (64, 64): (32, 4, 3, 8), (32, 64): (32, 8, 3, 8),
         (16, 32): (64, 8, 3, 4),
@@ -35,6 +37,8 @@ SIMT = {
 }  # fmt: skip
 """Bytes of an element -> rows and columns of the tile -> steps of the fold per stage, slices of it at once, stages, and the
 side of a thread's block."""
+STREAMED: Tiles = {4: {(64, 64): (32, 1, 3, 4), (32, 64): (32, 2, 3, 4)}}
+"""The same for the products of attention: each has few steps, and what the other one needs stays in registers meanwhile."""
 MMA = {
     2: {
         (128, 128): (32, 1, 4, 64), (128, 64): (32, 1, 4, 32), (64, 64): (64, 2, 3, 32), (32, 64): (64, 4, 3, 32),
@@ -53,11 +57,11 @@ GEMV_COLUMNS = 256
 """Columns that one pass sums at most where B's neighbours lie along k."""
 
 
-def shape_of(form: Contraction, tiling: StageTiling) -> Shape:
-    """The template's shape for a tiling. BugError where there is none."""
+def shape_of(form: Contraction, tiling: StageTiling, simt: Tiles = SIMT) -> Shape:
+    """The template's shape for a tiling, from `simt` where no tensor core is used. BugError where there is none."""
     match tiling.template:
         case "simt":
-            shape = _simt(form, tiling)
+            shape = _simt(form, tiling, simt)
         case "mma":
             shape = _mma(form, tiling)
         case "wgmma":
@@ -71,9 +75,9 @@ def shape_of(form: Contraction, tiling: StageTiling) -> Shape:
     return shape
 
 
-def _simt(form: Contraction, tiling: StageTiling) -> Shape | None:
+def _simt(form: Contraction, tiling: StageTiling, tiles: Tiles) -> Shape | None:
     size = form.dtype.itemsize
-    found = SIMT.get(size, {}).get((tiling.rows, tiling.vectors))
+    found = tiles.get(size, {}).get((tiling.rows, tiling.vectors))
     if found is None:
         return None
     depth, _, stages, _ = found

@@ -21,7 +21,7 @@ from fusec.kernels.cpu.stream_form import Attention, after_factor, attention
 from fusec.kernels.cuda.context import Context, Storage
 from fusec.kernels.cuda.expression import Point
 from fusec.kernels.cuda.product import ALIGNMENT, SUM, Product
-from fusec.kernels.cuda.product_shapes import NARROW, shape_of, tensor_dtype, unwidened
+from fusec.kernels.cuda.product_shapes import NARROW, STREAMED, tensor_dtype, unwidened
 from fusec.kernels.cuda.product_source import Source, find_source
 from fusec.kernels.kernel import StageTiling
 from fusec.tile.program import Let, TileProgram
@@ -68,6 +68,7 @@ def emit_stream(ctx: Context, tiling: StageTiling) -> None:
 class Part(Product):
     """A product of a block of positions; its columns, its fold and what becomes of its sums are told."""
 
+    simt = STREAMED
     base = ""
     """What the index of the fold counts from, where that is not 0."""
 
@@ -107,7 +108,7 @@ class _Stream:
         self.start, self.end = ctx.bounds(form.scores.m)
         self.height = f"({self.end} - {self.start})"
         self.width: Extent = ctx.program.axis[form.values.n].extent
-        self.panels = ctx.shared(max(shape_of(p.form, p.tiling).shared for p in (scores, values)), ALIGNMENT)
+        self.panels = ctx.shared(max(p.shape.shared for p in (scores, values)), ALIGNMENT)
         self.held = self._floats("held", ctx.shared(rows * PITCH * 4))
         self.top, self.total, self.shrink = (self._floats(n, ctx.shared(rows * 4)) for n in ("top", "total", "shrink"))
         size = self.width * rows * 4

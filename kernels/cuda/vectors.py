@@ -12,7 +12,9 @@ from fusec.kernels.cuda.expression import Point
 from fusec.kernels.cuda.index import as_extent
 from fusec.tile.program import Fold, Let, Stage, Store
 
-BYTES = 16
+BYTES, WORD = 16, 4
+MOST_REGISTERS = 96
+"""What the vectors of a point may fill: all of them are held at once. Longer bodies move single elements, of many points."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,10 @@ def _vectors(point: Point, accesses: Sequence[access.Access], lane: str) -> Vect
     if not operands:
         return None
     needed = sorted(set[Extent]().union(*(good[o] for o in operands)), key=str)
-    loads = len({(a.name, a.offset) for a in found if a.name in operands})
-    return Vectors(width, operands, tuple(needed), loads)
+    moved = {(a.name, a.offset): a.storage.dtype.itemsize for a in found if a.name in operands}
+    if sum(moved.values()) * width > MOST_REGISTERS * WORD:
+        return None
+    return Vectors(width, operands, tuple(needed), len(moved))
 
 
 def _accesses(point: Point, stage: Stage) -> list[access.Access]:

@@ -14,7 +14,7 @@ from fusec.kernels.cpu.contract_form import Contraction, contraction, direct_loa
 from fusec.kernels.cuda.emit import NESTS
 from fusec.kernels.cuda.levels import LEVELS
 from fusec.kernels.cuda.product import TEMPLATES as PRODUCTS
-from fusec.kernels.cuda.product_shapes import shape_of, tensor_dtype, unwidened, without_widening
+from fusec.kernels.cuda.product_shapes import STREAMED, shape_of, tensor_dtype, unwidened, without_widening
 from fusec.kernels.cuda.stream import COLUMNS, products
 from fusec.kernels.cuda.turn import turned_axis
 from fusec.kernels.kernel import Kernel, StageTiling
@@ -61,7 +61,7 @@ def _stream(kernel: Kernel, tile: dict[str, Extent]) -> str:
     if tile.get(form.scores.m) != rows:
         return f"tiles of {tile.get(form.scores.m)} rows are streamed where there is room for {rows}"
     for f, t in zip(both, tilings, strict=True):
-        shape_of(f, t)
+        shape_of(f, t, STREAMED)
     return ""
 
 

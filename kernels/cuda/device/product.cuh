@@ -260,35 +260,29 @@ FX_DEVICE void fx_pipeline(char* shared, Core& core, Left& left, Right& right, F
     T* slots = (T*)shared;
     fold.restart();
     fx_int steps = fold.steps(Core::DEPTH);
-    FX_UNROLL for (int s = 0; s < STAGES - 1; s++) {
-        if (s < steps) {
-            T* slot = slots + s * STAGE;
-            left.fetch(slot, fold);
-            right.fetch(slot + Left::SIZE, fold);
-            left.put(slot);
-            right.put(slot + Left::SIZE);
-            fold.advance(Core::DEPTH);
+    int full = 0, free = 0;
+    // the first rounds only bring stages: written out in front of the loop they would make the code half as long again
+    FX_KEEP_LOOP for (fx_int i = 1 - STAGES; i < steps; i++) {
+        if (i >= 0) {
+            fx_copy_async_wait<STAGES - 2>();
+            fx_barrier();  // stage i is there for all threads, and all are done with the stage before, whose slot is free now
         }
-        fx_copy_async_commit();
-    }
-    int full = 0, free = STAGES - 1;
-    for (fx_int i = 0; i < steps; i++) {
-        fx_copy_async_wait<STAGES - 2>();
-        fx_barrier();  // stage i is there for all threads, and all are done with the stage before, whose slot is free now
         T *slot = slots + full * STAGE, *next = slots + free * STAGE;
-        bool more = i + STAGES - 1 < steps;
+        const bool more = i + STAGES - 1 < steps;
         if (more) {
             left.fetch(next, fold);
             right.fetch(next + Left::SIZE, fold);
             fold.advance(Core::DEPTH);
         }
         fx_copy_async_commit();
-        core.multiply(slot, slot + Left::SIZE);
+        if (i >= 0) {
+            core.multiply(slot, slot + Left::SIZE);
+            full = full + 1 == STAGES ? 0 : full + 1;
+        }
         if (more) {
             left.put(next);
             right.put(next + Left::SIZE);
         }
-        full = full + 1 == STAGES ? 0 : full + 1;
         free = free + 1 == STAGES ? 0 : free + 1;
     }
     fx_copy_async_wait<0>();
@@ -337,7 +331,7 @@ FX_DEVICE void fx_finish(char* shared, Core& core, fx_range rows, fx_range colum
     using S = typename Core::Sum;
     constexpr int PITCH = BN + 8;
     S* tile = (S*)shared;
-    FX_UNROLL for (int s = 0; s < Core::SLICES; s++) {
+    FX_KEEP_LOOP for (int s = 0; s < Core::SLICES; s++) {
         core.unload(tile, PITCH, s);
         fx_barrier();
     }

@@ -32,11 +32,20 @@ class Factor:
         return f"{self.dim}{'%' if self.modulo else '/'}{self.block}" if self.block else str(self.dim)
 
 
+BANKS = 8
+"""Chunks of 16 bytes that all banks of a GPU's shared memory hold, and so the chunks of a swizzled line."""
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Factors, outermost first. `Layout.parse("1/32 0 1%32")` is panels of 32 columns, each stored row by row."""
+    """Factors, outermost first. `Layout.parse("1/32 0 1%32")` is panels of 32 columns, each stored row by row.
+
+    Of a `swizzled` one, whose text ends in "^", the last dimension is a line of eight chunks, and chunk c of line r lies at
+    c ^ (r % 8): the 128-byte swizzle of NVIDIA's tensor cores (PTX ISA, wgmma, "Shared Memory Matrix Layout").
+    """
 
     factors: tuple[Factor, ...]
+    swizzled: bool = False
 
     @staticmethod
     def row_major(rank: int) -> Layout:
@@ -55,23 +64,31 @@ class Layout:
         return Layout((*(Factor(d) for d in range(rank - 2)), Factor(rank - 1), Factor(rank - 2)))
 
     @staticmethod
+    def blocks(rank: int, k: int, n: int, rows: int, depth: int) -> Layout:
+        """Dimensions k and n cut into blocks, each block `rows` lines along n of `depth` along k; the blocks of all n of a
+        `depth` follow each other."""
+        batch = tuple(Factor(d) for d in range(rank) if d not in (k, n))
+        return Layout((*batch, Factor(k, depth), Factor(n, rows), Factor(n, rows, True), Factor(k, depth, True)), True)
+
+    @staticmethod
     def parse(text: str) -> Layout:
         """Read what `str` wrote. ValueError otherwise."""
         factors = []
-        for part in text.split():
+        plain = text.removesuffix(" ^")
+        for part in plain.split():
             m = re.fullmatch(r"(\d+)(?:([/%])(\d+))?", part)
             if m is None or m[3] == "0":
                 raise ValueError(f"not a layout: {text!r}")
             factors.append(Factor(int(m[1]), int(m[3] or 0), m[2] == "%"))
-        return Layout(tuple(factors))
+        return Layout(tuple(factors), swizzled=plain != text)
 
     def __str__(self) -> str:
-        return " ".join(map(str, self.factors))
+        return " ".join(map(str, self.factors)) + (" ^" if self.swizzled else "")
 
     @property
     def is_row_major(self) -> bool:
         """Whether elements lie as in a C-contiguous numpy array."""
-        return all(f == Factor(d) for d, f in enumerate(self.factors))
+        return not self.swizzled and all(f == Factor(d) for d, f in enumerate(self.factors))
 
     def shape(self, logical: Sequence[Extent]) -> tuple[Extent, ...]:
         """The physical shape."""
@@ -90,13 +107,16 @@ class Layout:
                 position[d, True] = len(split)
                 split.append(blocks[d])
         order = [position[f.dim, f.modulo] for f in self.factors]
-        return np.ascontiguousarray(padded.reshape(split).transpose(order))
+        stored = np.ascontiguousarray(padded.reshape(split).transpose(order))
+        return _swizzle(stored) if self.swizzled else stored
 
     def unpack(self, stored: npt.NDArray[Any], shape: Sequence[int]) -> npt.NDArray[Any]:
         """The logical array of `shape` behind stored elements (any shape of the right size)."""
         padded = self._padded(shape)
         blocks = {f.dim: f.block for f in self.factors if f.block}
         physical = stored.reshape([int(n) for n in (f.extent(shape) for f in self.factors) if isinstance(n, int)])
+        if self.swizzled:
+            physical = _swizzle(physical)
         order = sorted(range(len(self.factors)), key=lambda i: (self.factors[i].dim, self.factors[i].modulo))
         whole = physical.transpose(order).reshape(padded)
         if set(blocks) - set(range(len(shape))):
@@ -106,3 +126,13 @@ class Layout:
     def _padded(self, shape: Sequence[int]) -> tuple[int, ...]:
         blocks = {f.dim: f.block for f in self.factors if f.block}
         return tuple(-(-n // blocks[d]) * blocks[d] if d in blocks else n for d, n in enumerate(shape))
+
+
+def _swizzle(stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Chunks of lines exchanged; twice is none. The last two dimensions are multiples of eight."""
+    lines, depth = stored.shape[-2:]
+    chunks = stored.reshape(-1, lines // BANKS, BANKS, BANKS, depth // BANKS)
+    out = np.empty_like(chunks)
+    for r in range(BANKS):
+        out[:, :, r] = chunks[:, :, r, np.arange(BANKS) ^ r]
+    return out.reshape(stored.shape)

@@ -228,7 +228,7 @@ class Context:
 
 
 def physical(layout: Layout, shape: Sequence[Extent]) -> Callable[[Sequence[Extent]], Extent]:
-    """The offset polynomial of a logical index under a layout."""
+    """The offset polynomial of a logical index under a layout; of a swizzled one it is right where a block begins."""
     stored = layout.shape(shape)
     strides = [product(stored[k + 1 :]) for k in range(len(stored))]
 

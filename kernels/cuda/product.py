@@ -23,8 +23,9 @@ from fusec.kernels.kernel import StageTiling
 from fusec.tile.program import Let, Stage, Statement
 
 TEMPLATES = frozenset(["simt", "mma", "wgmma", "gemv"])
-ALIGNMENT = 128
-"""Of the shared memory of a product: bulk copies and core matrices need 16 and 128 bytes."""
+ALIGNMENT = 1024
+"""Of the shared memory of a product: where the pattern of a 128-byte swizzle begins (PTX ISA, wgmma, "Matrix Descriptor
+Format")."""
 SUM = "@sum"
 """How bodies call the sum that a template hands them."""
 _panels: WeakKeyDictionary[Context, str] = WeakKeyDictionary()

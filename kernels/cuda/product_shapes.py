@@ -52,6 +52,8 @@ MMA = {
 """The same for tensor cores, and the rows of a warp."""
 WGMMA = {(128, 256): (64, 4), (128, 128): (64, 5), (128, 64): (64, 6)}
 """Rows and columns of the tile -> steps of the fold per stage, stages."""
+MBARRIER = 8
+"""Bytes that say when a stage is there."""
 GEMV_ROWS = (1, 2, 4, 8)
 GEMV_COLUMNS = 256
 """Columns that one pass sums at most where B's neighbours lie along k."""
@@ -100,8 +102,7 @@ def _wgmma(form: Contraction, tiling: StageTiling) -> Shape | None:
     if dtype not in NARROW or found is None:
         return None
     (depth, stages), size = found, 2
-    stage = (tiling.rows + tiling.vectors) * depth * size
-    shared = max(stages * stage, tiling.rows * (tiling.vectors + 8) * 4)
+    shared = stages * ((tiling.rows + tiling.vectors) * depth * size + MBARRIER)
     return Shape((element_type(dtype), tiling.rows, tiling.vectors, depth, stages), shared, dtype, dtype)
 
 

@@ -37,6 +37,8 @@ class Source:
 def find_source(point: Point, form: Contraction, e: Expr, outer: str, dtype: DType) -> Source:
     """The source of an operand whose elements the core takes as `dtype`."""
     load = _stored(point, e, dtype)
+    if load is not None and point.ctx.kernel.layouts[load.operand].swizzled:
+        return _packed(point, load, outer, dtype)
     if load is not None:
         found = _in_memory(point, form, load, outer, dtype)
         if found is not None:
@@ -93,6 +95,19 @@ def _in_memory(point: Point, form: Contraction, load: Load, outer: str, dtype: D
         return f"fx_stored_source<{element}, {flags}>({function}, {a.storage.pointer}, {copies})"
 
     return Source(outer, along, True, f"const {element}*", value, make)
+
+
+def _packed(point: Point, load: Load, outer: str, dtype: DType) -> Source:
+    """A weight in blocks, which are brought whole: the address of one that begins at some k and column."""
+    a, element = point.access_of(load), element_type(dtype)
+    return Source(
+        outer,
+        True,
+        True,
+        f"const {element}*",
+        lambda: access.address(point, a),
+        lambda function: f"fx_packed_source<{element}>({function})",
+    )
 
 
 def _computed(point: Point, form: Contraction, e: Expr, outer: str, dtype: DType) -> Source:

@@ -80,6 +80,24 @@ MISUSES = {
         float c[32] = {};
         fx_wgmma<fx_bf16, 64>(c, fx_descriptor(task.shared + 32000, 128, 256), fx_descriptor(task.shared, 128, 256));
     """,
+    "wgmma meets what thread 0 wrote by cp.async, with no fence between the proxies": """
+        float c[32] = {};
+        if (fx_thread() < 128) fx_copy_async<16>(task.shared + 16 * fx_thread(), fx_pointer<char>(task, 0));
+        fx_copy_async_commit();
+        fx_copy_async_wait<0>();
+        if (fx_thread() != 0) fx_fence_async_shared();
+        fx_barrier();
+        fx_wgmma<fx_bf16, 64>(c, fx_descriptor(task.shared, 128, 256), fx_descriptor(task.shared, 128, 256));
+    """,
+    "cp.async.bulk meets what thread 7 wrote by cp.async, with no fence between the proxies": BAR
+    + """
+        if (fx_thread() == 0) fx_mbarrier_init(bar, 1);
+        if (fx_thread() == 7) fx_copy_async<16>(task.shared + 128, fx_pointer<char>(task, 0));
+        fx_copy_async_commit();
+        fx_copy_async_wait<0>();
+        fx_barrier();
+        if (fx_thread() == 0) fx_mbarrier_expect(bar, 64), fx_bulk_load(task.shared + 96, fx_pointer<char>(task, 0), 64, bar);
+    """,
     "issue different wgmmas": """
         float c[32] = {};
         fx_wgmma<fx_bf16, 64>(c, fx_descriptor(task.shared + 16 * (fx_thread() == 3), 128, 256), 0);

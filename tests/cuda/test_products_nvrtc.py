@@ -6,6 +6,7 @@ import pytest
 
 from fusec.kernels.cpu.contract_form import contraction
 from fusec.kernels.cuda import lint, nvrtc
+from fusec.kernels.cuda.blocks import blocked
 from fusec.kernels.cuda.emit import emit
 from fusec.kernels.cuda.module import module_text
 from fusec.kernels.kernel import Kernel, StageTiling, Tiling
@@ -61,6 +62,7 @@ CASES = [
     ("sm_90", "gemv", 1, 1, "bf16", PRODUCT, "FFMA"),
     ("sm_80", "gemv", 8, 1, "f32", PRODUCT, "FFMA"),
 ]
+BLOCKS = [(256, "bf16", PRODUCT), (128, "f16", PRODUCT), (64, "bf16", PRODUCT)]
 
 
 @pytest.mark.parametrize(("level", "template", "rows", "columns", "dtype", "text", "instruction"), CASES)
@@ -77,4 +79,22 @@ def test_machine_code(
     if lint.disassembler() is not None:
         code = lint.sass(cubin)
         assert lint.count(code, instruction) >= 4
+        assert lint.count(code, "LDL") == lint.count(code, "STL") == 0
+
+
+@pytest.mark.parametrize(("columns", "dtype", "text"), BLOCKS)
+def test_weights_in_blocks_come_by_bulk_copies(columns: int, dtype: str, text: str) -> None:
+    made = parse_program(program(text, dtype))
+    form = contraction(made.stages[0])
+    assert form is not None
+    found = blocked(made, form)
+    assert found is not None
+    stage = StageTiling("wgmma", form.n, 128, columns)
+    kernel = Kernel(made, Tiling((("m", 128), ("n", columns)), (stage,), (found,)))
+    cubin = nvrtc.build(module_text([emit(kernel, Target("cuda", "sm_90"))]), "sm_90")
+    assert not lint.problems(cubin)
+    if lint.disassembler() is not None:
+        code = lint.sass(cubin)
+        assert lint.count(code, "HGMMA") == 4  # one stage, written out once
+        assert lint.count(code, "UBLKCP") >= 2
         assert lint.count(code, "LDL") == lint.count(code, "STL") == 0

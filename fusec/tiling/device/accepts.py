@@ -11,6 +11,8 @@ from fusec.ir.dim import Extent, exact_quotient
 from fusec.ir.types import DType
 from fusec.kernels.backend import EMULATED
 from fusec.kernels.cpu.contract_form import Contraction, contraction, direct_load
+from fusec.kernels.cuda.blocks import COLUMNS as BLOCK_COLUMNS
+from fusec.kernels.cuda.blocks import blocked
 from fusec.kernels.cuda.emit import NESTS
 from fusec.kernels.cuda.levels import LEVELS
 from fusec.kernels.cuda.product import TEMPLATES as PRODUCTS
@@ -38,6 +40,8 @@ def refusal(kernel: Kernel, level: str, precision: str) -> str:
         if isinstance(extent, int) and not 1 <= extent <= MOST_TILE:
             return f"a tile is {extent} along {axis}"
     known = LEVELS.get(level.removesuffix(EMULATED))
+    if why := _layouts(kernel, tile):
+        return why
     if any(t.template == "stream" for t in kernel.tiling.stages):
         return _stream(kernel, tile)
     for stage, tiling in zip(kernel.program.stages, kernel.tiling.stages, strict=True):
@@ -115,3 +119,17 @@ def _streamed_unit(program: TileProgram, form: Contraction) -> int:
 
 def _is_multiple(extent: Extent, unit: int) -> bool:
     return extent % unit == 0 if isinstance(extent, int) else exact_quotient(extent, unit) is not None
+
+
+def _layouts(kernel: Kernel, tile: dict[str, Extent]) -> str:
+    """Weights lie in blocks only where a wgmma product, and nobody else, reads them, in tiles that begin where blocks do."""
+    stages = zip(kernel.program.stages, kernel.tiling.stages, strict=True)
+    forms = [f for s, t in stages if t.template == "wgmma" and (f := contraction(s)) is not None]
+    found = dict(f for f in (blocked(kernel.program, form) for form in forms) if f is not None)
+    for name, layout in kernel.tiling.layouts:
+        if not layout.is_row_major and found.get(name) != layout:
+            return f"{name} cannot have the layout {layout}, which nothing reads"
+    for form in forms:
+        if form.n in tile and not _is_multiple(tile[form.n], BLOCK_COLUMNS):
+            return f"tiles of {tile[form.n]} along {form.n} are no multiples of {BLOCK_COLUMNS}"
+    return ""

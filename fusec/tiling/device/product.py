@@ -7,12 +7,13 @@ the block tile that finishes first: a large one does more per byte that it bring
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fusec.ir.dim import Dim, Extent, ceildiv, floordiv, maximum, product, substitute, symbol
 from fusec.ir.types import DType
 from fusec.kernels.backend import EMULATED
 from fusec.kernels.cpu.contract_form import Contraction, contraction, direct_load
+from fusec.kernels.cuda.blocks import blocked
 from fusec.kernels.cuda.levels import LEVELS, Level
 from fusec.kernels.cuda.product_shapes import GEMV_ROWS, NARROW, SIMT, tensor_dtype, unwidened, without_widening
 from fusec.kernels.kernel import Guard, StageTiling
@@ -74,7 +75,17 @@ def product_choices(
     if not forms:
         return ()
     menu = _Menu(program, forms, LEVELS[target.level.removesuffix(EMULATED)], precision)
-    return tuple(menu.choice(guard, calls) for guard in _guards(program, forms, calls))
+    choices = [menu.choice(guard, calls) for guard in _guards(program, forms, calls)]
+    layouts = _layouts(program, forms, [c.stages for c in choices])
+    return tuple(replace(c, layouts=layouts) for c in choices)
+
+
+def _layouts(
+    program: TileProgram, forms: Mapping[int, Contraction], choices: Sequence[Mapping[int, StageTiling]]
+) -> tuple[tuple[str, Layout], ...]:
+    """The weights that lie in blocks: those that all choices read so, since else they would be stored twice."""
+    found = (blocked(program, f) for i, f in forms.items() if all(c[i].template == "wgmma" for c in choices))
+    return tuple(f for f in found if f is not None)
 
 
 def _is_worth_it(program: TileProgram, form: Contraction) -> bool:
@@ -125,7 +136,7 @@ class _Menu:
                 tile[form.m] = heights[form.m] = max(heights.get(form.m, 0), height)
             if form.n in tile:
                 tile[form.n] = self._streamed(form) if tiling.template == "gemv" else tiling.vectors
-        return ProductChoice(stages, tuple(tile.items()), (), guard)
+        return ProductChoice(stages, tuple(tile.items()), guard=guard)
 
     def _guess(self, x: Extent, call: Mapping[str, Extent], guard: Guard | None) -> int:
         """An extent in a call; of a range of sizes the largest."""

@@ -136,21 +136,23 @@ struct fx_functions<Of, 0> {
 // along k or across it. A thread moves the same chunks of 16 bytes of every stage, so that it needs few functions. The rows
 // (or columns) are those from `start` on; those from `stop` on are zeros.
 //
-// With a negative PAD a stage is made of core matrices as wgmma reads them: 8 lines of 16 bytes lie together, then come the next
-// 16 bytes of these lines. Eight neighbouring threads then bring the 8 lines, and so write 128 contiguous bytes.
+// With a negative PAD a stage lies as wgmma reads it with a swizzle of 128 bytes: lines are cut into pieces of 128 bytes, whose
+// chunk c lies at c ^ (line % 8), so that neither eight chunks of a line nor eight lines of a chunk meet in a bank.
 template <class Source, int OUTER, int BK, int PAD>
 struct fx_loader {
     using T = typename Source::element;
     static constexpr bool ALONG = Source::along_k;
     static constexpr int V = 16 / (int)sizeof(T);
     static constexpr int LINE = ALONG ? BK : OUTER, LINES = ALONG ? OUTER : BK;
-    static constexpr bool CORES = PAD < 0;
-    static constexpr int PITCH = LINE + (CORES ? 0 : PAD), SIZE = LINES * PITCH;
+    static constexpr bool SWIZZLED = PAD < 0;
+    static constexpr int PIECE = 128 / (int)sizeof(T);  // elements of 128 bytes
+    static constexpr int PITCH = LINE + (SWIZZLED ? 0 : PAD), SIZE = LINES * PITCH;
     static constexpr int PER_LINE = LINE / V, CHUNKS = LINES * PER_LINE, MINE = (CHUNKS + FX_THREADS - 1) / FX_THREADS;
     // 16-bit elements that cannot be copied are rare, and tensor cores need the registers
     static constexpr bool HOLDS = !Source::heavy && !(Source::in_memory && sizeof(T) < 4);
     static_assert(FX_THREADS % PER_LINE == 0, "a thread's chunks lie below each other");
-    static_assert(!CORES || FX_THREADS / PER_LINE % 8 == 0, "a thread's chunks have one place within core matrices");
+    static_assert(!SWIZZLED || LINE % PIECE == 0, "lines are made of whole pieces");
+    static_assert(!SWIZZLED || FX_THREADS / PER_LINE % 8 == 0, "a thread's chunks have one place within their pieces");
     static_assert(PITCH * sizeof(T) % 16 == 0, "lines begin at multiples of 16 bytes");
 
     const Source& source;
@@ -165,13 +167,14 @@ struct fx_loader {
           start(first),
           stop(end),
           copies(Source::in_memory && from.copies && (ALONG || end % V == 0)),
-          line(CORES ? fx_thread() / (8 * PER_LINE) * 8 + fx_thread() % 8 : fx_thread() / PER_LINE),
-          along((CORES ? fx_thread() / 8 : fx_thread()) % PER_LINE * V),
+          line(fx_thread() / PER_LINE),
+          along(fx_thread() % PER_LINE * V),
           functions(from.of, first + (ALONG ? line : along), ALONG ? FX_THREADS / PER_LINE : 1, end - 1) {}
 
-    // Where a chunk lies within a stage.
+    // Where a chunk lies within a stage: a piece of all lines after the other one where they are swizzled.
     static FX_MEMBER int offset(int line, int along) {
-        return CORES ? (line / 8 * PER_LINE + along / V) * (8 * V) + line % 8 * V : line * PITCH + along;
+        if constexpr (!SWIZZLED) return line * PITCH + along;
+        return (along / PIECE * LINES + line) * PIECE + (along % PIECE / V ^ line & 7) * V;
     }
 
     // Begins to bring a stage: copies go straight to the slot, anything else waits in registers for `put`.

@@ -103,8 +103,18 @@ struct WarpGroup {
     std::vector<Product> queue;  // not executed yet, the oldest first
     uint64_t executed = 0;
 };
+// Who wrote what through the generic proxy: per 16 bytes of shared memory the thread that a cp.async belonged to, plus one, and how
+// often that thread had fenced by then (see fx_rt_fence_async). 0 where nobody did.
+struct Proxies {
+    struct Mark {
+        uint32_t writer = 0, fences = 0;
+    };
+    std::vector<Mark> marks;
+    uint32_t fences[THREADS] = {};
+};
 struct Block {
     Barrier barrier[BARRIERS];
+    Proxies proxies;
     Warp warp[WARPS];
     WarpGroup group[GROUPS];
     Line ready;

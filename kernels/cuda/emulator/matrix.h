@@ -107,6 +107,7 @@ inline float operand(const Block& b, const Descriptor& d, int row, int k, const 
     uint32_t at = d.at(row, k, size, transposed);
     if (at + size > grid->shared) fail("wgmma reads outside the block's shared memory");
     note_read(b.shared + at, size);
+    if (at % 16 == 0) check_fenced("wgmma", b, at, size);
     if (p.kind == 2) {
         uint32_t w;
         memcpy(&w, b.shared + at, 4);

@@ -1,0 +1,44 @@
+"""Weights that lie in memory as tensor cores read them from shared memory: which can, and in what layout.
+
+B of a wgmma product is brought in stages of `LINE` bytes along k. A weight is stored as blocks of `COLUMNS` such lines,
+swizzled, those of all columns after each other: any tile that begins at a multiple of `COLUMNS` is one run of bytes.
+"""
+
+from __future__ import annotations
+
+from fusec.ir.dim import exact_quotient, linear, symbol, symbols_of
+from fusec.kernels.cpu.contract_form import Contraction, plain_load
+from fusec.kernels.cuda.product_shapes import NARROW, tensor_dtype, without_widening
+from fusec.kernels.kernel import loads_of
+from fusec.kernels.layout import Layout
+from fusec.tile.program import TileProgram
+
+LINE = 128
+"""Bytes of a line: the widest swizzle (PTX ISA, wgmma, "Shared Memory Matrix Layout")."""
+COLUMNS = 64
+"""Columns of a block. Tiles of wgmma products are multiples of it."""
+
+
+def blocked(program: TileProgram, form: Contraction) -> tuple[str, Layout] | None:
+    """The weight that B of a product is, and the layout that its stages can be copied from; None where B is anything else."""
+    right = without_widening(form.right)
+    load = plain_load(right)
+    if load is None or right.dtype not in NARROW or tensor_dtype(form) is not right.dtype:
+        return None
+    name, index = load
+    operand = program.operand[name]
+    if operand.role != "weight" or sum(len(set(loads_of(s, name))) for s in program.stages) != 1:
+        return None
+    depth = LINE // operand.dtype.itemsize
+    k, n = form.k.name, form.n
+    along_k = [d for d, i in enumerate(index) if k in symbols_of(i)]
+    along_n = [d for d, i in enumerate(index) if n in symbols_of(i)]
+    if len(along_k) != 1 or len(along_n) != 1 or index[along_n[0]] != symbol(n):
+        return None
+    split = linear(index[along_k[0]], [k])
+    if split is None or split[1] != {k: 1}:
+        return None
+    whole = split[0] == 0 and operand.shape[along_k[0]] == form.k.extent  # what is behind the end is zero
+    if not whole and any(exact_quotient(x, depth) is None for x in (split[0], form.k.extent)):
+        return None
+    return name, Layout.blocks(len(index), along_k[0], along_n[0], COLUMNS, depth)

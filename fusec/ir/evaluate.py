@@ -226,4 +226,5 @@ _RULES: dict[str, Callable[..., Array]] = {
     "bitnot": np.invert,
     "isnan": np.isnan,
     "isinf": np.isinf,
+    "bits": lambda a: a.view(f"i{a.dtype.itemsize}"),
 }

@@ -14,6 +14,7 @@ Meaning of the primitives (all emitters and the numpy interpreter agree, and tes
   `bitand bitor bitxor bitnot shl shr` on integers; a shift by the width or more gives 0 (-1 for `shr` of a negative).
 - `round` is half-to-even. `cast` float to integer truncates, saturates outside the range and takes NaN to 0; float to bool
   is `x != 0`; narrowing floats rounds half-to-even.
+- `bits` is the bit pattern of an f32 as i32, of an f64 as i64; that of a NaN may be any NaN's.
 - `where(c, a, b)` evaluates both; neither may trap, so nothing else matters.
 - `exp log sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf pow` have the accuracies that kernels/cpu states.
 """
@@ -39,9 +40,11 @@ LOGICAL = frozenset("and or xor not".split())
 BITS = frozenset("bitand bitor bitxor bitnot shl shr".split())
 TESTS = frozenset("isnan isinf".split())
 """One float in, bool out."""
-OTHER = frozenset(["where", "cast"])
+PATTERNS = {DType.F32: DType.I32, DType.F64: DType.I64}
+"""What `bits` takes and gives."""
+OTHER = frozenset(["where", "cast", "bits"])
 PRIMITIVES = ARITHMETIC | REAL | COMPARISONS | LOGICAL | BITS | TESTS | OTHER
-UNARY = REAL | TESTS | frozenset(["neg", "abs", "not", "bitnot", "cast"])
+UNARY = REAL | TESTS | frozenset(["neg", "abs", "not", "bitnot", "cast", "bits"])
 TRANSCENDENTAL = REAL - frozenset("sqrt floor ceil round trunc".split()) | frozenset(["pow"])
 
 
@@ -120,6 +123,10 @@ def prim(name: str, *args: Expr, dtype: DType | None = None) -> Prim:
         raise BugError(f"where needs a bool condition, got {args[0].dtype}")
     if name in REAL | TESTS and not operand.is_float:
         raise BugError(f"{name} needs a float, got {operand}")
+    if name == "bits":
+        if operand not in PATTERNS:
+            raise BugError(f"bits needs f32 or f64, got {operand}")
+        return Prim(name, args, PATTERNS[operand])
     return Prim(name, args, DType.BOOL if name in COMPARISONS | TESTS else operand)
 
 

@@ -15,6 +15,7 @@ from fusec.kernels.steps import HostStep, RegionStep, Step
 from fusec.lower.group import Programs, lower_group
 from fusec.lower.ordered import lower_running
 from fusec.lower.recurrent import lower_recurrent
+from fusec.lower.top_k import lower_top_k
 from fusec.lower.turns import Work, in_turns
 from fusec.ops.op import Kind
 from fusec.rewrite.fused import FusedGraph, Group
@@ -92,6 +93,8 @@ def _lower_steps(
     """The calls of a node that runs step by step, and the types of values that are not the graph's."""
     if g.nodes[0].op == "running":
         return lower_running(g, graph, programs, root), {}
+    if g.nodes[0].op == "top_k":
+        return lower_top_k(g, graph, programs, root), {}
     layer = lower_recurrent(g, graph, programs, root)
     return layer.calls, layer.values
 

@@ -7,7 +7,7 @@ import re
 
 from fusec.errors import FusecError, PlanError
 from fusec.ir.dim import Extent, parse_dim
-from fusec.ir.expr import COMPARISONS, PRIMITIVES, TESTS, Const, Expr, Index, Load, Prim, Ref, prim
+from fusec.ir.expr import COMPARISONS, PATTERNS, PRIMITIVES, TESTS, Const, Expr, Index, Load, Prim, Ref, prim
 from fusec.ir.types import DType, parse_type, split_top
 from fusec.tile.fold import fold_rule
 from fusec.tile.program import ROLES, Axis, Fold, Let, Operand, Stage, Statement, Store, TileProgram
@@ -215,6 +215,9 @@ class _Reader:
         name, args = _applied(t)
         if name in COMPARISONS | TESTS | {"and", "or", "not", "xor"}:
             return DType.BOOL
+        if name == "bits":
+            inner = self.dtype(args[0])
+            return None if inner is None else PATTERNS.get(inner)
         return next((d for a in (args[1:] if name == "where" else args) if (d := self.dtype(a)) is not None), None)
 
 

@@ -31,12 +31,12 @@ def best_lane(program: TileProgram, stage: Stage, isa: Isa) -> str:
 
 
 def _lane_of_scatter(program: TileProgram, stage: Stage) -> str:
-    """An axis whose points never meet, along which all stores are contiguous; "" where there is none."""
+    """An axis whose points never meet, along which all stores are contiguous, else a fold axis; "" where there is none."""
     ordered = stage.ordered()
     for a in reversed(stage.axis_names):
         if a not in ordered and all(stride_among(program, s, a) == 1 for s in stage.stores):
             return a
-    return ""
+    return stage.folds[-1].name if stage.folds else ""
 
 
 def stride_among(program: TileProgram, store: Store, axis: str) -> Extent | None:

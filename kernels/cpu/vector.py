@@ -140,6 +140,8 @@ class Arithmetic:
             return self.b.select(*args)
         if name == "cast":
             return self.cast(args[0], dtype, result)
+        if name == "bits":
+            return self.b.bitcast(args[0], vector(args[0].lanes, f"i{8 * result.itemsize}"))
         if dtype.is_float:
             out = self._float(name, args)
             return self.round_to(out, dtype) if dtype in _NARROW and name in _INEXACT else out

@@ -93,6 +93,8 @@ def primitive(name: str, dtype: DType, args: Sequence[str], result: DType) -> st
         return f"{args[0]} ? {args[1]} : {args[2]}"
     if name == "cast":
         return _cast(args[0], dtype, result)
+    if name == "bits":
+        return f"fx_bits<{_VALUE[result]}>({args[0]})"
     if name in _COMPARISONS:
         return f"{args[0]} {_COMPARISONS[name]} {args[1]}"
     if dtype is DType.BOOL:

@@ -14,7 +14,7 @@ from onnx_models import fails, node
 from onnx_rival import one_node, same_as_onnxruntime
 
 import fusec
-from fusec.errors import ModelError
+from fusec.errors import FusecError, ModelError
 
 pytest.importorskip("onnxruntime")
 R = np.random.default_rng(0)
@@ -74,6 +74,26 @@ def test_nan_is_the_largest() -> None:
 def test_more_than_there_is() -> None:
     x = np.zeros((2, 3), np.float32)
     fails(ModelError, one_node(node("TopK", "x k", "v i"), {"x": x}, {"k": np.array([4])}, 11), "TopK", "k is 4", "3")
+
+
+@pytest.mark.parametrize("largest", [0, 1])
+def test_the_largest_of_many(largest: int) -> None:
+    """Blocks, and lines whose last block is not full; the same bits with two workers."""
+    for shape, axis, k in (((3, 1001), 1, 40), ((2, 130, 5), 1, 129), ((1, 70), 1, 70)):
+        x = np.round(R.standard_normal(shape) * 30).astype(np.float32)
+        m = one_node(node("TopK", "x k", "v i", axis=axis, largest=largest), {"x": x}, {"k": np.array([k])}, 11)
+        same_as_onnxruntime(m, {"x": x}, compiled=True)
+        one, two = (fusec.compile(m, threads=n).run_list({"x": x}) for n in (1, 2))
+        assert all(map(np.array_equal, one, two))
+
+
+def test_the_largest_of_too_few_is_noticed_while_running() -> None:
+    x = R.standard_normal((2, 70)).astype(np.float32)
+    m = one_node(node("TopK", "x k", "v i"), {"x": x}, {"k": np.array([4])}, 11, symbolic=True)
+    session = fusec.compile(m, threads=1)
+    np.testing.assert_array_equal(session.run({"x": x})["v"], -np.sort(-x, 1)[:, :4])
+    with pytest.raises(FusecError, match="TopK"):
+        session.run({"x": x[:, :3]})
 
 
 @pytest.mark.parametrize("axes", [(0, 1), (1, 0)])

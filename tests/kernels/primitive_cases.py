@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from fusec.ir.dim import symbol
 from fusec.ir.evaluate import evaluate_expr
-from fusec.ir.expr import BITS, COMPARISONS, LOGICAL, TESTS, Const, Expr, Load, Ref, prim
+from fusec.ir.expr import BITS, COMPARISONS, LOGICAL, PATTERNS, TESTS, Const, Expr, Load, Ref, prim
 from fusec.ir.types import DType
 from fusec.kernels.kernel import Kernel, StageTiling, Tiling
 from fusec.tile.program import Axis, Operand, Stage, Store, TileProgram
@@ -143,6 +143,8 @@ def float_arithmetic(execute: Execute, level: str, lane: str, dtype: DType) -> N
     check_all(execute, level, lane, names, {"x": x, "y": y})
     s = specials(dtype)
     check_all(execute, level, lane, ["neg", "abs", "sqrt", "floor", "ceil", "round", "trunc", *sorted(TESTS)], {"x": s})
+    if dtype in PATTERNS:
+        check_all(execute, level, lane, ["bits"], {"x": s[~np.isnan(s)]})
 
 
 def integer_arithmetic(execute: Execute, level: str, lane: str, dtype: DType) -> None:

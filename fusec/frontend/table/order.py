@@ -8,6 +8,7 @@ from fusec.frontend.known import is_at_least
 from fusec.frontend.table.gather import positions
 from fusec.ir.graph import Value
 from fusec.ir.types import DType
+from fusec.ops.ordered import RANKED
 
 I64 = DType.I64
 MOST_RANKED = 512
@@ -46,6 +47,11 @@ def _top_k(call: Call) -> tuple[Value, Value]:
     n = x.shape[axis]
     if is_at_least(n, k) is False or is_at_least(k, 0) is False:
         raise call.error(f"k is {k}, axis {axis} of {x.type} has {n} elements")
+    if x.dtype in RANKED:
+        values, places = call.builder.emit_all(
+            "top_k", (x,), call.origin, axis=axis, k=k, largest=bool(call.attr("largest", 1))
+        )
+        return values, places
     if not isinstance(n, int) or n > MOST_RANKED:
         raise NotNative(f"comparing each of {n} elements with all others")
     ranks = _ranks(call, x, axis, bool(call.attr("largest", 1)))

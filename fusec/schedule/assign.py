@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from fusec.kernels.kernel import IntArray
 from fusec.schedule.dependencies import Conflicts
+from fusec.schedule.depth_first import DepthFirst
 from fusec.schedule.tasks import FloatArray, Tasks
 
 
@@ -45,24 +47,38 @@ class Assignment:
         return float(self.end.max(initial=0.0))
 
 
-def assign(tasks: Tasks, conflicts: Conflicts | None, workers: int, costs: Costs) -> Assignment:
+def assign(
+    tasks: Tasks, conflicts: Conflicts | None, workers: int, costs: Costs, stretches: Sequence[range] = ()
+) -> Assignment:
     """Place calls in program order, each task where and when it can start first, near the bytes that it reads.
 
-    A worker that runs out of one branch goes on with the next: calls overlap wherever no conflict forbids it.
+    A worker that runs out of one branch goes on with the next: calls overlap wherever no conflict forbids it. The calls of
+    `stretches` go depth first; one worker needs no other conflicts than theirs.
     """
     if workers == 1 or conflicts is None:
-        return _alone(tasks)
+        return _alone(tasks, conflicts, stretches)
     state = _Placement(tasks, conflicts, workers, costs)
     borders = (np.flatnonzero(np.diff(tasks.phase)) + 1).tolist()
+    stretch_at = {tasks.bounds[s.start]: s for s in stretches}
+    at = 0
     for first, end in pairwise([0, *borders, len(tasks)]):
-        state.place(first, end)
+        if first in stretch_at:
+            at = state.descend(stretch_at[first])
+        elif first >= at:
+            state.place(first, end)
     return state.result()
 
 
-def _alone(tasks: Tasks) -> Assignment:
-    n, end = len(tasks), np.cumsum(tasks.cost)
-    zero = np.zeros(n, np.int64)
-    return Assignment(1, zero, np.arange(1, n + 1), zero[:, None], np.arange(n), end - tasks.cost, end)
+def _alone(tasks: Tasks, conflicts: Conflicts | None, stretches: Sequence[range]) -> Assignment:
+    n = len(tasks)
+    order = np.arange(n)
+    if conflicts is not None:
+        for s in stretches:
+            todo = DepthFirst(tasks, conflicts, s, 1)
+            order[todo.first : todo.end] = [todo.take(0) for _ in range(len(todo))]
+    position, end, zero = np.empty(n, np.int64), np.empty(n), np.zeros(n, np.int64)
+    position[order], end[order] = np.arange(1, n + 1), np.cumsum(tasks.cost[order])
+    return Assignment(1, zero, position, zero[:, None], order, end - tasks.cost, end)
 
 
 FEW = 8
@@ -74,7 +90,7 @@ class _Placement:
 
     def __init__(self, tasks: Tasks, conflicts: Conflicts, workers: int, costs: Costs) -> None:
         n = len(tasks)
-        self.tasks, self.workers, self.costs = tasks, workers, costs
+        self.tasks, self.conflicts, self.workers, self.costs = tasks, conflicts, workers, costs
         self.starts, self.earlier, self.bytes = conflicts.starts.tolist(), conflicts.earlier, conflicts.bytes
         self.later = np.repeat(np.arange(n), np.diff(conflicts.starts))
         self.worker, self.position = np.zeros(n, np.int64), np.zeros(n, np.int64)
@@ -97,6 +113,22 @@ class _Placement:
             return
         far = self._follow(low, high, first, n)
         self._pick(first, self._ready(first, end), far + self._home(n))
+
+    def descend(self, calls: range) -> int:
+        """Place the calls of a stretch, a share of each on every worker; returns where their tasks end.
+
+        Whoever is free first goes on with the task of its share that leads furthest.
+        """
+        todo = DepthFirst(self.tasks, self.conflicts, calls, self.workers)
+        for _ in range(len(todo)):
+            w = min((w for w in range(self.workers) if todo.ready[w]), key=self.free.__getitem__)
+            t = todo.take(w)
+            ready = 0.0
+            if self.starts[t] < self.starts[t + 1]:
+                self._follow(self.starts[t], self.starts[t + 1], t, 1)
+                ready = float(self._ready(t, t + 1)[w, 0])
+            self._put(t, w, max(self.free[w], ready))
+        return todo.end
 
     def _follow(self, low: int, high: int, first: int, n: int) -> FloatArray:
         """Turn pairs into fronts; float64[workers, tasks], what it costs to bring there what the tasks read."""
@@ -165,13 +197,16 @@ class _Placement:
                 (max(free[w], ready[w][i]) + preference[w][i], w, i) for w in range(self.workers) for i in left
             )
             left.remove(i)
-            task, start = first + i, max(free[w], ready[w][i])
-            free[w] = end = start + float(self.tasks.cost[task])
-            self.queued[w] += 1
-            self.worker[task], self.position[task] = w, self.queued[w]
-            self.start[task], self.end[task] = start, end
-            self.finish[w, self.queued[w]] = end
-            self.order.append(task)
+            self._put(first + i, w, max(free[w], ready[w][i]))
+
+    def _put(self, task: int, w: int, start: float) -> None:
+        """Let a task be the next one of a worker."""
+        self.free[w] = end = start + float(self.tasks.cost[task])
+        self.queued[w] += 1
+        self.worker[task], self.position[task] = w, self.queued[w]
+        self.start[task], self.end[task] = start, end
+        self.finish[w, self.queued[w]] = end
+        self.order.append(task)
 
     def _record(self, placed: list[tuple[int, int, int, float, float]]) -> None:
         task, worker, position, start, end = map(np.array, zip(*placed, strict=True))

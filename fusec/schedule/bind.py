@@ -15,6 +15,7 @@ from fusec.schedule.dependencies import find_conflicts
 from fusec.schedule.pipeline import assign_ready
 from fusec.schedule.region import BoundRegion, Region, bind_calls
 from fusec.schedule.schedule import Schedule
+from fusec.schedule.stretches import FAR, bands, find_stretches
 from fusec.schedule.tasks import Grain, Tasks, cut_tasks, is_sequential
 from fusec.schedule.validate import validate
 from fusec.schedule.waits import find_waits
@@ -59,13 +60,15 @@ def schedule_region(
     grain: Grain | None = None,
     costs: Costs | None = None,
     tight: bool | None = None,
+    far: int = FAR,
 ) -> Schedule:
     """The same for a region that is bound already.
 
     `tight` reuses bytes of the arena in planned order, and adds the waits that this takes; None does so where the arena
-    would otherwise be large and much larger (workers that never meet share no bytes on their own).
+    would otherwise be large and much larger (workers that never meet share no bytes on their own). `far` is how many bytes
+    a call hands on where tasks go depth first (see stretches.py), 0 for never.
     """
-    tasks, placed = place_tasks(region, workers, microseconds, grain or Grain(), costs or Costs())
+    tasks, placed = place_tasks(region, workers, microseconds, grain or Grain(), costs or Costs(), far)
     count, waits, clock = find_waits(placed, placed.need)
     lives = find_lives(region, tasks, placed, clock)
     arena = place_temps(lives)
@@ -81,12 +84,20 @@ def schedule_region(
 
 
 def place_tasks(
-    region: BoundRegion, workers: int, microseconds: Callable[[BoundKernel], float], grain: Grain, costs: Costs
+    region: BoundRegion,
+    workers: int,
+    microseconds: Callable[[BoundKernel], float],
+    grain: Grain,
+    costs: Costs,
+    far: int = FAR,
 ) -> tuple[Tasks, Assignment]:
     """Cut and place. Steps of recurrent layers are shared out among the workers, or layers are, whatever ends first."""
+    stretches = find_stretches(region, far)
+    fewest = {c: bands(region, region.calls[c]) for s in stretches for c in s}
     if workers == 1:
-        tasks = cut_tasks(region, workers, microseconds, grain)
-        return tasks, assign(tasks, None, 1, costs)
+        tasks = cut_tasks(region, workers, microseconds, grain, fewest)
+        inside = replace(tasks, accesses=tuple(a for a in tasks.accesses if a.call in fewest))
+        return tasks, assign(tasks, find_conflicts(inside) if stretches else None, 1, costs, stretches)
     found = list[tuple[Tasks, Assignment]]()
     if workers <= MOST_IN_PIPELINE and any(is_sequential(c.kernel) for c in region.calls):
         tasks = cut_tasks(region, workers, microseconds, replace(grain, whole_steps=True))
@@ -94,8 +105,8 @@ def place_tasks(
         shared, count = estimate_shared(tasks, workers, grain, costs)
         if found[0][1].makespan <= shared or count > MOST_STEPS:
             return found[0]
-    tasks = cut_tasks(region, workers, microseconds, grain)
-    found.append((tasks, assign(tasks, find_conflicts(tasks), workers, costs)))
+    tasks = cut_tasks(region, workers, microseconds, grain, fewest)
+    found.append((tasks, assign(tasks, find_conflicts(tasks), workers, costs, stretches)))
     return found[0] if found[0][1].makespan <= found[-1][1].makespan else found[-1]
 
 

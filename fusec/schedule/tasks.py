@@ -5,9 +5,10 @@ The tiles are the kernel's; only how many of them make a task depends on the num
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import ceil, prod
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from fusec.schedule.boxes import hull, overlaps
 from fusec.schedule.region import BoundCall, BoundRegion
 
 FloatArray = npt.NDArray[np.float64]
+NO_CALLS: Mapping[int, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +91,22 @@ class Tasks:
         return len(self.call)
 
 
-def cut_tasks(region: BoundRegion, workers: int, microseconds: Callable[[BoundKernel], float], grain: Grain) -> Tasks:
-    """Cut every call into runs. `microseconds` estimates one average tile of a kernel."""
-    known: dict[tuple[int, bool], Runs] = {}
+def cut_tasks(
+    region: BoundRegion,
+    workers: int,
+    microseconds: Callable[[BoundKernel], float],
+    grain: Grain,
+    fewest: Mapping[int, int] = NO_CALLS,
+) -> Tasks:
+    """Cut every call into runs. `microseconds` estimates one average tile of a kernel, `fewest` are a call's runs at least."""
+    known: dict[tuple[int, bool, int], Runs] = {}
     runs, accesses, bounds, phases = [], list[Access](), [0], 0
     phase = list[IntArray]()
     for c, call in enumerate(region.calls):
         shared = len(set(call.buffers.values())) < len(call.buffers)
-        key = id(call.kernel), shared
+        key = id(call.kernel), shared, fewest.get(c, 1)
         if key not in known:
-            known[key] = _runs(call.kernel, microseconds(call.kernel), workers, grain, shared)
+            known[key] = _runs(call.kernel, microseconds(call.kernel), workers, grain, shared, fewest.get(c, 1))
         run = known[key]
         runs.append(run)
         bounds.append(bounds[-1] + len(run.first))
@@ -150,12 +158,12 @@ def _accesses(c: int, call: BoundCall, run: Runs, mutable: frozenset[str]) -> li
     return out
 
 
-def _runs(kernel: BoundKernel, tile_cost: float, workers: int, grain: Grain, shared: bool) -> Runs:
+def _runs(kernel: BoundKernel, tile_cost: float, workers: int, grain: Grain, shared: bool, fewest: int) -> Runs:
     sequential = [a.sequential for a in kernel.kernel.program.axes]
     if kernel.tiles == 0:
         starts, phase = np.zeros(1, np.int64), np.zeros(0, np.int64)
     elif not any(sequential):
-        starts = _cut(kernel.tiles, kernel.grid, kernel.tiles * tile_cost, workers, grain)
+        starts = _cut(kernel.tiles, kernel.grid, kernel.tiles * tile_cost, workers, grain, fewest)
         phase = np.zeros(len(starts) - 1, np.int64)
     else:
         return _sequential_runs(kernel, sequential, tile_cost, workers, grain, shared)
@@ -220,14 +228,14 @@ def _of(kernel: BoundKernel, first: IntArray, count: IntArray, phase: IntArray, 
     return Runs(first, count, phase, count * np.float64(tile_cost), reads, writes)
 
 
-def _cut(tiles: int, grid: tuple[int, ...], total: float, workers: int, grain: Grain) -> IntArray:
+def _cut(tiles: int, grid: tuple[int, ...], total: float, workers: int, grain: Grain, fewest: int = 1) -> IntArray:
     """Boundaries of the runs, from 0 to `tiles`: even shares, moved to the start of a row of the grid where one is near."""
     wanted = 1
     if workers > 1:
         wanted = min(tiles, workers * grain.per_worker, int(total / grain.least))
         if workers < wanted < tiles:
             wanted -= wanted % workers
-    wanted = max(1, min(tiles, max(wanted, ceil(min(total / grain.longest, tiles)))))
+    wanted = max(1, min(tiles, max(wanted, fewest, ceil(min(total / grain.longest, tiles)))))
     even = cuts = np.arange(wanted + 1) * tiles // wanted
     near, row = tiles / wanted / 8, 1
     for extent in reversed(grid[1:]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from unittest.mock import patch
 
 import numpy as np
 from hypothesis import HealthCheck, given, settings
@@ -27,6 +28,7 @@ from schedule_fakes import (
     sequential,
 )  # fmt: skip
 
+from fusec.schedule import stretches
 from fusec.schedule.bind import schedule_region
 from fusec.schedule.schedule import Schedule
 from fusec.schedule.tasks import Grain
@@ -112,13 +114,20 @@ def builders(draw) -> Builder:
 
 @settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
-    builders(), st.sampled_from([1, 2, 3, 7]), st.sampled_from([0.5, 3.0, 9.0]), st.booleans(), st.integers(0, 1 << 30)
+    builders(),
+    st.sampled_from([1, 2, 3, 7]),
+    st.sampled_from([0.5, 3.0, 9.0]),
+    st.booleans(),
+    st.sampled_from([0, 1]),
+    st.integers(0, 1 << 30),
 )
-def test_random_regions_run_right(builder, workers, us, tight, seed):
+def test_random_regions_run_right(builder, workers, us, tight, far, seed):
     region = builder.bind()
     if not region.calls:
         return
-    s = schedule_region(region, workers, cost(us), grain=Grain(per_worker=3, least=1.0), tight=tight)
+    grain = Grain(per_worker=3, least=1.0)
+    with patch.object(stretches, "BAND", 16), patch.object(stretches, "FLOPS_PER_BYTE", 1e9):
+        s = schedule_region(region, workers, cost(us), grain=grain, tight=tight, far=far)
     assert s.arena >= s.arena_bound
     truth = sequential(region)
     for x in range(3):

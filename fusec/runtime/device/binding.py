@@ -178,7 +178,7 @@ class DeviceBinding:
         """From now on make every call a launch of its own: nothing waits for anything within one."""
         if self.is_staged:
             return
-        in_order = schedule_region(self.region, 1, self.planner.microseconds)
+        in_order = schedule_region(self.region, 1, self.planner.microseconds, far=0)
         plain = replace(self.schedule, offsets=in_order.offsets, arena=in_order.arena)
         self.image = self._make(plain, steps(self.schedule, self.region.calls))
         self.idle.clear()

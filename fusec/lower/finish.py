@@ -79,8 +79,8 @@ def map_expressions(s: Statement, fn: Callable[[Expr], Expr]) -> Statement:
             return Let(name, fn(value))
         case Fold(name, monoid, args):
             return Fold(name, monoid, tuple(fn(a) for a in args))
-        case Store(operand, index, value):
-            return Store(operand, tuple(i if isinstance(i, int | Dim) else fn(i) for i in index), fn(value))
+        case Store(operand, index, value, partial):
+            return Store(operand, tuple(i if isinstance(i, int | Dim) else fn(i) for i in index), fn(value), partial)
 
 
 def drop_unread_lets(s: Stage) -> Stage:
@@ -191,7 +191,7 @@ def substitute_axes(p: TileProgram, env: Mapping[str, Extent]) -> TileProgram:
     def statement(x: Statement) -> Statement:
         if isinstance(x, Store):
             index = tuple(substitute(i, env) if isinstance(i, int | Dim) else replace_axes(i, env) for i in x.index)
-            return Store(x.operand, index, replace_axes(x.value, env))
+            return replace(x, index=index, value=replace_axes(x.value, env))
         return map_expressions(x, lambda e: replace_axes(e, env))
 
     def kept(axes: Iterable[str | Axis]) -> tuple[str | Axis, ...]:
@@ -216,7 +216,9 @@ def change_operand(
 
     def statement(x: Statement) -> Statement:
         x = map_expressions(x, lambda e: rewrite(e, leaf))
-        return Store(operand.name, index(x.index), x.value) if isinstance(x, Store) and x.operand == name else x
+        if not isinstance(x, Store) or x.operand != name:
+            return x
+        return replace(x, operand=operand.name, index=index(x.index))
 
     stages = tuple(replace(s, body=tuple(map(statement, s.body))) for s in p.stages)
     return replace(p, operands=tuple(operand if o.name == name else o for o in p.operands), stages=stages)

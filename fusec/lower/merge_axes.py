@@ -120,7 +120,8 @@ def _joint_dimensions(p: TileProgram, name: str, a: str, b: str, inner: Extent) 
             return None
         for x in accesses:
             pair = x.index[d : d + 2]
-            if (isinstance(x, Load) and x.fill is not None) or not all(isinstance(i, int | Dim) for i in pair):
+            guarded = x.fill is not None if isinstance(x, Load) else x.partial
+            if guarded or not all(isinstance(i, int | Dim) for i in pair):
                 return None
     return sorted(joint, reverse=True)
 

@@ -248,8 +248,8 @@ class _Parameters:
             case Fold(name, monoid, args):
                 names[name] = self.local_name("r", names)
                 return Fold(names[name], monoid, args)
-            case Store(operand, index, value):
-                return Store(self.operand_name[operand], tuple(map(self.entry, index)), value)
+            case Store(operand, index, value, partial):
+                return Store(self.operand_name[operand], tuple(map(self.entry, index)), value, partial)
 
     def entry(self, i: Extent | Expr) -> Extent | Expr:
         return self.polynomial(i) if isinstance(i, int | Dim) else i

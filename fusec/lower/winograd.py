@@ -5,6 +5,8 @@
       36 loads, two passes of additions with small factors, 36 stores (tiles of 4 x 4 outputs)
 
 The output transform takes the pointwise work behind it along: each of a tile's outputs is an element of the group's result.
+Where tiles reach over the edges of an image they are computed in full: what is read outside is 0, what is outside is not
+stored.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fusec.errors import BugError
-from fusec.ir.dim import Dim, Extent
+from fusec.ir.dim import Dim, Extent, ceildiv, exact_quotient
 from fusec.ir.expr import Expr, prim
 from fusec.ir.graph import Graph, Node, Value
 from fusec.lower.draft import Attempt, Axes, Choices, Draft
@@ -43,7 +45,7 @@ def winograd_stages(group: Group, nodes: tuple[Node, ...], graph: Graph, names: 
 def _axes(attempt: Attempt, v: Value, image: Sequence[Extent], tile: int) -> tuple[list[str], list[Entry]]:
     """Axes over the images, the tiles of one and the channels, and the index of each."""
     batch, height, width, channels = image
-    extents = (batch, _exact(height, tile), _exact(width, tile), channels)
+    extents = (batch, ceildiv(height, tile), ceildiv(width, tile), channels)
     names, index = list[str](), list[Entry]()
     for d, n in enumerate(extents):
         made, i = attempt.axes.make(("out", v.name, d), n, False)
@@ -52,11 +54,11 @@ def _axes(attempt: Attempt, v: Value, image: Sequence[Extent], tile: int) -> tup
     return names, index
 
 
-def _exact(size: Extent, tile: int) -> Extent:
-    quotient, remainder = divide(size, tile, {}, lambda _, __: None)
-    if remainder != 0 or not isinstance(quotient, int | Dim):
-        raise BugError(f"tiles of {tile} do not cover {size} pixels")
-    return quotient
+def _inside(size: Extent, tile: int) -> int:
+    """How many pixels of every tile are inside for certain, the last one's included."""
+    if isinstance(size, int):
+        return size % tile or tile
+    return tile if exact_quotient(size, tile) is not None else 1
 
 
 def _input_stage(a: Attempt, node: Node) -> Staged:
@@ -70,14 +72,13 @@ def _input_stage(a: Attempt, node: Node) -> Staged:
 
     def pixel(r: int, s: int) -> Expr:
         places, border = list[Entry](), False
-        for i, at, b, e in ((row, r, before[0], after[0]), (column, s, before[1], after[1])):
+        for i, at, b, e, size in zip((row, column), (r, s), before, after, pixels, strict=True):
             places.append(_polynomial(i) * tile + (at - b))
-            border |= (at < b) or (at > n - 1 - e)
+            border |= (at < b) or (at >= _inside(size, tile) + TAPS - 1 - e)
         return scope.let(scope.element(x, (image, *places, channel), guard=border))
 
     tiles = [[pixel(r, s) for s in range(n)] for r in range(n)]
-    place = (_polynomial(image) * _exact(pixels[0], tile) + _polynomial(row)) * _exact(pixels[1], tile)
-    place = place + _polynomial(column)
+    place = _place(image, row, column, pixels, tile)
     target = a.operands.get("output", out.name, out.dtype, out.shape)
     for k, e in enumerate(_both_sides(scope, INPUT[tile], tiles)):
         stage.stores.append(Store(target, (k, place, channel), e))
@@ -88,6 +89,7 @@ def _input_stage(a: Attempt, node: Node) -> Staged:
 def _output_stage(a: Attempt, node: Node, outputs: Sequence[Value]) -> Staged:
     tile = int(node.attr("tile"))
     names, (image, row, column, channel) = _axes(a, node.output, node.output.shape, tile)
+    inside = [_inside(size, tile) for size in node.output.shape[1:3]]
     stage = Draft(names)
     scope = Scope(a, stage, False)
     for v in outputs:
@@ -95,7 +97,8 @@ def _output_stage(a: Attempt, node: Node, outputs: Sequence[Value]) -> Staged:
         for i in range(tile):
             for j in range(tile):
                 index = (image, _polynomial(row) * tile + i, _polynomial(column) * tile + j, channel)
-                stage.stores.append(Store(target, index, scope.element(v, index)))
+                partial = i >= inside[0] or j >= inside[1]
+                stage.stores.append(Store(target, index, scope.element(v, index, guard=partial), partial))
     stage.body = scope.body
     return Staged(a, names, [stage], {})
 
@@ -109,14 +112,19 @@ def _pixel_of_tile(s: Scope, node: Node, index: tuple[Entry, ...], guard: bool) 
     (row, i), (column, j) = (divide(x, tile, extents, s.attempt.axes.split) for x in index[1:3])
     if not isinstance(i, int) or not isinstance(j, int):
         raise BugError(f"a pixel at {index} is at no fixed place of its tile")
-    place = (_polynomial(image) * _exact(shape[1], tile) + _polynomial(row)) * _exact(shape[2], tile)
-    place = place + _polynomial(column)
+    place = _place(image, row, column, shape[1:3], tile)
     key = "winograd_output", node.output.name, place, channel
     if (*key, 0) not in s.memo:
         products = [[s.let(s.element(m, (r * n + c, place, channel))) for c in range(n)] for r in range(n)]
         for k, e in enumerate(_both_sides(s, OUTPUT[tile], products)):
             s.memo[(*key, k)] = s.let(e)
     return s.memo[(*key, i * tile + j)]
+
+
+def _place(image: Entry, row: Entry, column: Entry, pixels: Sequence[Extent], tile: int) -> Extent:
+    """The number of a tile among those of all images."""
+    rows, columns = (ceildiv(size, tile) for size in pixels)
+    return (_polynomial(image) * rows + _polynomial(row)) * columns + _polynomial(column)
 
 
 def _polynomial(e: Entry) -> Extent:

@@ -1,7 +1,8 @@
 """Winograd's minimal filtering: a 3 x 3 convolution as products of transformed tiles, in three steps.
 
 A tile of `t` x `t` outputs comes from `t + 2` x `t + 2` inputs through as many products per channel, where the plain sum
-takes 9 t^2: 2.25 times fewer for t = 2, 4 times fewer for t = 4. With the matrices of Lavin and Gray, "Fast Algorithms for
+takes 9 t^2: 2.25 times fewer for t = 2, 4 times fewer for t = 4. The last tiles of an image may reach over its edges: zeros
+are read there, and what is computed there is dropped. With the matrices of Lavin and Gray, "Fast Algorithms for
 Convolutional Neural Networks" (arXiv 1509.09308, section 4):
 
     input:  V = B^T x B     weight:  U = G w G^T     output:  y = A^T (sum over channels of U * V) A
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusec.errors import ModelError
-from fusec.ir.dim import Extent, exact_quotient
+from fusec.ir.dim import Extent, ceildiv
 from fusec.ir.types import TensorType, Type
 from fusec.ops.body import reference
 from fusec.ops.op import Attrs, Kind, Op, register
@@ -63,13 +64,6 @@ def _tile(op: str, attrs: Attrs) -> int:
     return tile
 
 
-def _count(op: str, size: Extent, tile: int) -> Extent:
-    count = exact_quotient(size, tile)
-    if count is None:
-        raise ModelError(f"{op}: tiles of {tile} do not cover {size} pixels for certain", op=op)
-    return count
-
-
 def _infer_weight(inputs: Sequence[Type | None], attrs: Attrs) -> tuple[Type, ...]:
     (w,) = tensors("winograd_weight", inputs, 1)
     accept("winograd_weight", w, FLOATS)
@@ -94,13 +88,15 @@ def _infer_input(inputs: Sequence[Type | None], attrs: Attrs) -> tuple[Type, ...
         raise ModelError(f"winograd_input: needs an image [N, H, W, C] and two paddings, got {x}", op="winograd_input")
     tiles: Extent = x.dims[0]
     for size, b, a in zip(x.dims[1:3], before, after):
-        tiles = tiles * _count("winograd_input", size + b + a - (TAPS - 1), tile)
+        tiles = tiles * ceildiv(size + b + a - (TAPS - 1), tile)
     n = tile + TAPS - 1
     return (TensorType(x.dtype, (n * n, tiles, x.dims[3])),)
 
 
 def _input(x: Array, *, tile: int, before: Sequence[int], after: Sequence[int]) -> Array:
-    padded = np.pad(x, [(0, 0), *zip(before, after), (0, 0)])
+    sizes = zip(x.shape[1:3], before, after, strict=True)
+    rest = [-(size + b + a - (TAPS - 1)) % tile for size, b, a in sizes]  # what a last tile reads too far
+    padded = np.pad(x, [(0, 0), *((b, a + r) for b, a, r in zip(before, after, rest, strict=True)), (0, 0)])
     n, b = tile + TAPS - 1, np.asarray(INPUT[tile], x.dtype)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (n, n), (1, 2))[:, ::tile, ::tile]
     tiles = np.einsum("ir,nhwcrs,js->ijnhwc", b, windows, b, optimize=True)
@@ -114,7 +110,7 @@ def _infer_output(inputs: Sequence[Type | None], attrs: Attrs) -> tuple[Type, ..
     n = tile + TAPS - 1
     tiles = shape[0]
     for size in shape[1:3]:
-        tiles = tiles * _count("winograd_output", size, tile)
+        tiles = tiles * ceildiv(size, tile)
     if len(shape) != 4 or m.dims != (n * n, tiles, shape[3]):
         raise ModelError(f"winograd_output: {m} does not hold the tiles of {shape}", op="winograd_output")
     return (TensorType(m.dtype, shape),)
@@ -123,9 +119,10 @@ def _infer_output(inputs: Sequence[Type | None], attrs: Attrs) -> tuple[Type, ..
 def _output(m: Array, *, tile: int, shape: Sequence[int]) -> Array:
     n, a = tile + TAPS - 1, np.asarray(OUTPUT[tile], m.dtype)
     batch, height, width, channels = shape
-    tiles = m.reshape(n, n, batch, height // tile, width // tile, channels)
+    rows, columns = -(-height // tile), -(-width // tile)
+    tiles = m.reshape(n, n, batch, rows, columns, channels)
     pixels = np.einsum("ir,rsnhwo,js->nhiwjo", a, tiles, a, optimize=True)
-    return np.asarray(pixels.reshape(batch, height, width, channels))
+    return np.asarray(pixels.reshape(batch, rows * tile, columns * tile, channels)[:, :height, :width])
 
 
 register(Op("winograd_weight", Kind.CONTRACTION, _infer_weight, reference(_weight, "tile"), None, 9.0))

@@ -101,17 +101,22 @@ class _Reader:
         if not self.stages:
             raise ValueError("a statement outside any stage")
         (line,) = ast.parse(text).body
-        if not isinstance(line, ast.Assign) or len(line.targets) != 1:
-            raise ValueError("expected an assignment")
         self.known.clear()
-        stage = self.stages[-1]
-        folds, s = self.assign(line.targets[0], line.value, stage)
+        stage, folds = self.stages[-1], self.stages[-1].folds
+        match line:
+            case ast.Assign(targets=[target], value=value):
+                folds, s = self.assign(target, value, stage)
+            case ast.AnnAssign(
+                target=ast.Subscript() as target, annotation=ast.Name(id="partial"), value=ast.expr() as value
+            ):
+                s = self.store(target, value, partial=True)
+            case _:
+                raise ValueError("expected an assignment")
         self.stages[-1] = Stage(stage.axes, folds, (*stage.body, s))
 
     def assign(self, target: ast.expr, value: ast.expr, stage: Stage) -> tuple[tuple[Axis, ...], Statement]:
         if isinstance(target, ast.Subscript):
-            name = _name(target.value)
-            return stage.folds, Store(name, self.index(target), self.expr(value, self.operands[name].dtype))
+            return stage.folds, self.store(target, value, partial=False)
         name = _name(target)
         match value:
             case ast.Call(func=ast.Subscript(value=ast.Name(id=monoid), slice=axes), args=args, keywords=[]):
@@ -125,6 +130,10 @@ class _Reader:
         let = Let(name, self.expr(value, None))
         self.refs[name] = let.value.dtype
         return stage.folds, let
+
+    def store(self, target: ast.Subscript, value: ast.expr, partial: bool) -> Store:
+        name = _name(target.value)
+        return Store(name, self.index(target), self.expr(value, self.operands[name].dtype), partial)
 
     def index(self, t: ast.Subscript) -> tuple[Extent | Expr, ...]:
         parts = t.slice.elts if isinstance(t.slice, ast.Tuple) else [t.slice]

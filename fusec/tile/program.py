@@ -78,11 +78,12 @@ class Fold:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Write one element per point of the stage's axes."""
+    """Write one element per point of the stage's axes; a `partial` one writes nothing where its index is outside."""
 
     operand: str
     index: tuple[Extent | Expr, ...]
     value: Expr
+    partial: bool = False
 
 
 Statement = Let | Fold | Store
@@ -140,7 +141,7 @@ class Stage:
                     yield value
                 case Fold(_, _, args):
                     yield from args
-                case Store(_, index, value):
+                case Store(_, index, value, _):
                     yield value
                     yield from (i for i in index if isinstance(i, Expr))
 

@@ -123,6 +123,10 @@ class _Run:
     def store(self, s: Store, env: Mapping[str, Any], refs: dict[str, Array], space: tuple[int, ...]) -> None:
         value = np.broadcast_to(self.value(s.value, env, refs), space)
         index = tuple(np.broadcast_to(self.entry(i, env, refs), space) for i in s.index)
+        if s.partial:
+            sizes = self.buffers[s.operand].shape
+            here = np.all([(i >= 0) & (i < n) for i, n in zip(index, sizes, strict=True)], axis=0)
+            value, index = value[here], tuple(i[here] for i in index)
         _inside(self.p.name, s.operand, index, self.buffers[s.operand].shape)
         self.buffers[s.operand][index] = value if index else value.reshape(())
         if s.operand in self.written:

@@ -2,7 +2,8 @@
 
 Loads take their dtype from the operand, lets from what they name. A literal takes the dtype of what it is combined with;
 where there is nothing to take it from it is written `f32(0.5)`. The same form around anything else is a cast. `index(i + 1)`
-is a polynomial as an i64 value, `pad(x[i - 1], 0.0)` a guarded load, `x[()]` the element of a scalar.
+is a polynomial as an i64 value, `pad(x[i - 1], 0.0)` a guarded load, `y[i + 1]: partial = t` a guarded store, `x[()]` the
+element of a scalar.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ def _statement(s: Statement, stage: Stage, p: TileProgram) -> str:
             return f"{name} = {print_expr(value)}"
         case Fold(name, monoid, args):
             return f"{name} = {monoid}[{', '.join(map(_axis, stage.folds))}]({', '.join(map(print_expr, args))})"
-        case Store(operand, index, value):
-            return f"{operand}[{_index(index)}] = {print_expr(value, p.operand[operand].dtype)}"
+        case Store(operand, index, value, partial):
+            guard = ": partial" if partial else ""
+            return f"{operand}[{_index(index)}]{guard} = {print_expr(value, p.operand[operand].dtype)}"
 
 
 def _index(index: tuple[Extent | Expr, ...]) -> str:

@@ -137,6 +137,10 @@ class _Scope:
             raise BugError(f"{target.name} holds {target.dtype}, stored is {s.value.dtype}")
         self.expression(s.value, written)
         self.index(target, s.index)
+        if s.partial and (target.role != "output" or self.stage.folds or len(polynomials(s.index)) < len(s.index)):
+            raise BugError(
+                f"the partial store to {target.name}: outputs have them, at polynomials, where nothing folds"
+            )
         if self.along_fold(s.value) or any(self.folds & symbols_of(i) for i in polynomials(s.index)):
             raise BugError(f"the store to {target.name} depends on a fold axis")
         if target.role == "output":

@@ -57,7 +57,7 @@ def _fetch(ctx: Context, stage: Stage, x: Load, lane: str) -> None:
 
     def line() -> None:
         point.place(place)
-        a = access.plan(point, x.operand, x.index, None)
+        a = access.plan(point, x.operand, x.index, guarded=False)
         fetch(b, b.gep(a.storage.pointer, point.extent(a.offset), memory_type(a.storage.dtype)))
 
     loops([*(n for n in stage.axis_names if n != lane), lane], line)

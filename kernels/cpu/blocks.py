@@ -111,9 +111,9 @@ def _write(
                     each = tuple(tuple(moved(a, k, place) for a in args) for place in places)
                     statements.append(Fold(f"{name}~{k}", monoid, each[0]))
                     terms[f"{name}~{k}"] = each
-                case Store(operand, index, value):
+                case Store(operand, index, value, partial):
                     entries = tuple(_move(i, axis, k, {}) if isinstance(i, int | Dim) else moved(i, k) for i in index)
-                    statements.append(Store(operand, entries, moved(value, k)))
+                    statements.append(Store(operand, entries, moved(value, k), partial))
             if isinstance(s, Fold):
                 names[k][s.name] = Ref(f"{s.name}~{k}", fold_rule(s.monoid, s.args[0].dtype).finish[0].dtype)
     return statements, terms

@@ -152,11 +152,11 @@ class Point:
             match s:
                 case Let():
                     self.everywhere(self.define(s))
-                case Store(operand, index, value):
+                case Store(operand, index, value, partial):
                     e = self.intern(value)
                     values = self.everywhere(e)
                     for copy, v in enumerate(values):
-                        access.store(self, operand, index, e.dtype, v, copy)
+                        access.store(self, operand, index, e.dtype, v, copy, partial)
                 case _:
                     raise BugError("a fold is no statement of a point")
 
@@ -381,7 +381,7 @@ class Point:
         """How a canonical load reaches memory."""
         found = self._accesses.get(id(e))
         if found is None:
-            found = self._accesses[id(e)] = access.plan(self, e.operand, e.index, e.fill)
+            found = self._accesses[id(e)] = access.plan(self, e.operand, e.index, e.fill is not None)
         return found
 
 

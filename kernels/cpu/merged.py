@@ -146,6 +146,6 @@ def map_indices(s: Statement, polynomial: object) -> Statement:
             return Let(name, rewrite(value, leaf))
         case Fold(name, monoid, args):
             return Fold(name, monoid, tuple(rewrite(a, leaf) for a in args))
-        case Store(operand, index, value):
+        case Store(operand, index, value, partial):
             entries = tuple(polynomial(i) if isinstance(i, int | Dim) else rewrite(i, leaf) for i in index)
-            return Store(operand, entries, rewrite(value, leaf))
+            return Store(operand, entries, rewrite(value, leaf), partial)

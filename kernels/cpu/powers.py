@@ -49,8 +49,8 @@ def bound_powers(program: TileProgram, stage: Stage) -> Stage:
                 s = Fold(name, monoid, tuple(rewrite(a, leaf) for a in args))
                 if monoid == "max" and _is_short(args[0], lets):
                     highest[name] = replace_refs(args[0], lets)
-            case Store(operand, index, value):
-                s = Store(operand, index, rewrite(value, leaf))
+            case Store(operand, index, value, partial):
+                s = Store(operand, index, rewrite(value, leaf), partial)
         body.append(s)
     return Stage(stage.axes, stage.folds, tuple(body))
 

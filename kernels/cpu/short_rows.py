@@ -66,7 +66,8 @@ def short_rows(program: TileProgram, stage: Stage, lane: str) -> ShortRows | Non
 def _fits(program: TileProgram, stage: Stage, outer: str, inner: str, size: int) -> bool:
     for store in stage.stores:
         operand, index = store.operand, store.index
-        if _steps(program, operand, index, outer, inner) != (size, 1) or _is_cut(program, operand, index, inner):
+        steps = _steps(program, operand, index, outer, inner)
+        if store.partial or steps != (size, 1) or _is_cut(program, operand, index, inner):
             return False
     varying, rows = set[str](), {outer, inner}
     spread = False

@@ -28,8 +28,8 @@ class Access:
     reported: tuple[tuple[Expr, Expr], ...]
 
 
-def plan(point: Point, name: str, index: Sequence[Extent | Expr], fill: Const | None) -> Access:
-    """Turn an index into an offset and the conditions under which it may be used.
+def plan(point: Point, name: str, index: Sequence[Extent | Expr], guarded: bool) -> Access:
+    """Turn an index into an offset and the conditions under which it may be used. Only a `guarded` one may be outside.
 
     A condition is an expression, or a pair (polynomial, size): 0 <= polynomial < size.
     """
@@ -40,7 +40,7 @@ def plan(point: Point, name: str, index: Sequence[Extent | Expr], fill: Const | 
     for i, extent in zip(index, storage.shape, strict=True):
         if isinstance(i, int | Dim):
             entries.append(i)
-            if fill is not None and not _is_axis_within(point, i, extent):
+            if guarded and not _is_axis_within(point, i, extent):
                 inside.append((i, extent))
             continue
         read = point.intern(cast(i, DType.I64))
@@ -51,7 +51,7 @@ def plan(point: Point, name: str, index: Sequence[Extent | Expr], fill: Const | 
         size = cast(point.interner.index(extent), DType.U64)
         ok = point.intern(prim("lt", cast(read, DType.U64), size))
         inside.append(ok)
-        if fill is None:
+        if not guarded:
             reported.append((ok, read))
     return Access(name, storage, storage.offset(entries), tuple(inside), tuple(reported))
 
@@ -210,9 +210,9 @@ def _report(point: Point, a: Access) -> None:
             point.writer.make(level, key, good, f"if (!{good}) fx_report({point.ctx.status}, {index});")
 
 
-def store(point: Point, name: str, index: Sequence[Extent | Expr], value: Expr) -> None:
-    """Write one element; nothing where an index from memory is outside."""
-    a = plan(point, name, [i if isinstance(i, int | Dim) else point.intern(i) for i in index], None)
+def store(point: Point, name: str, index: Sequence[Extent | Expr], value: Expr, partial: bool = False) -> None:
+    """Write one element; nothing where the index is outside."""
+    a = plan(point, name, [i if isinstance(i, int | Dim) else point.intern(i) for i in index], partial)
     dtype = a.storage.dtype
     if dtype is not value.dtype:
         raise BugError(f"{name!r} holds {dtype}, the value is {value.dtype}")

@@ -167,7 +167,7 @@ class Point:
 
     def store(self, s: Store) -> None:
         """Write one element."""
-        access.store(self, s.operand, s.index, self.intern(s.value))
+        access.store(self, s.operand, s.index, self.intern(s.value), s.partial)
 
     # ---- values
 
@@ -322,7 +322,7 @@ class Point:
         """How a canonical load reaches memory."""
         found = self._accesses.get(id(e))
         if found is None:
-            found = self._accesses[id(e)] = access.plan(self, e.operand, e.index, e.fill)
+            found = self._accesses[id(e)] = access.plan(self, e.operand, e.index, e.fill is not None)
         return found
 
     def step_along(self, offset: Extent, axis: str) -> Extent | None:

@@ -55,9 +55,9 @@ def _statement(s: Statement, known: Mapping[str, Extent]) -> Statement:
             return Let(name, replace_axes(value, known))
         case Fold(name, monoid, args):
             return Fold(name, monoid, tuple(replace_axes(a, known) for a in args))
-        case Store(operand, index, value):
+        case Store(operand, index, value, partial):
             entries = tuple(_entry(i, known) for i in index)
-            return Store(operand, entries, replace_axes(value, known))
+            return Store(operand, entries, replace_axes(value, known), partial)
 
 
 def _entry(i: Extent | Expr, known: Mapping[str, Extent]) -> Extent | Expr:

@@ -110,7 +110,7 @@ class _Turn:
             match s:
                 case Let():
                     out.append(point.define(s))
-                case Store(_, _, value):
+                case Store(_, _, value, _):
                     out.append(point.intern(value))
                 case Fold():
                     raise BugError("a stage with folds is not turned")

@@ -82,10 +82,10 @@ def _accesses(point: Point, stage: Stage) -> list[access.Access]:
                 out += _loads(point, point.define(s))
             case Fold():
                 return []
-            case Store(operand, index, value):
+            case Store(operand, index, value, partial):
                 out += _loads(point, point.intern(value))
                 entries: Sequence[Extent | Expr] = [i if isinstance(i, int | Dim) else point.intern(i) for i in index]
-                out.append(access.plan(point, operand, entries, None))
+                out.append(access.plan(point, operand, entries, partial))
     return out
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fusec.ir.dim import Extent, exact_quotient, product
+from fusec.ir.dim import Extent
 from fusec.ir.graph import Graph, Node, Value
 from fusec.ir.types import DType
 from fusec.ops.winograd import TAPS
@@ -12,10 +12,19 @@ from fusec.rewrite.graph_pass import PassContext, graph_pass
 TILES = (4, 2)
 """Extents of tiles, the one with the fewer products first; a larger one loses more digits than float32 has to spare
 (Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd Convolution", arXiv 1803.10986)."""
-FEWEST_CHANNELS = 16
-FLOPS_PER_BYTE = 4.0
-"""Arithmetic that moving one byte of a transformed tile through the shared cache is worth: measured 75 GFLOP/s against 15 to
-25 GB/s (AVX2)."""
+FEWEST_CHANNELS = 8
+TYPICAL = 28
+"""Pixels that a symbolic height or width is taken for."""
+BYTE = 1.0
+"""Operations that moving one byte of an image or a transformed tile costs; this and the next four were fitted to the times
+of 45 layers of 3 to 56 pixels and 8 to 512 channels (AVX2, Zen 4)."""
+WEIGHT_BYTE = 3.0
+"""The same of the transformed weight, which comes from beyond the second level cache: 75 GFLOP/s against 25 GB/s."""
+LANES, PARTIAL = 8, 48
+"""Channels of a vector, and as how many those count that fill one in part only: they are moved through masks."""
+PAGE, COLLISION = 4096, 3
+"""Where the tiles of a plane are a multiple of so many bytes, all planes of a tile meet in one set of the first level cache,
+and moving them takes so many times as long."""
 GAIN = 1.15
 """How much faster it must look: estimates are no better than that."""
 
@@ -57,25 +66,29 @@ def best_tile(out: tuple[Extent, ...], weight: tuple[Extent, ...], most: int) ->
 
     `most` bounds the bytes of the transformed weight.
     """
-    pixels, (channels, made) = product(out[1:3]), weight[2:]
-    if not (isinstance(pixels, int) and isinstance(channels, int) and isinstance(made, int)):
+    channels, made = weight[2:]
+    if not (isinstance(channels, int) and isinstance(made, int)) or min(channels, made) < FEWEST_CHANNELS:
         return None
-    if min(channels, made) < FEWEST_CHANNELS:
-        return None
-    plain = 2.0 * TAPS * TAPS * channels * made * pixels
+    images, height, width = (
+        n if isinstance(n, int) else typical for n, typical in zip(out, (1, TYPICAL, TYPICAL), strict=False)
+    )
+    plain = 2.0 * TAPS * TAPS * channels * made * images * height * width
     costs = {
-        tile: _cost(tile, pixels, channels, made)
+        tile: _cost(tile, (images, height, width), channels, made)
         for tile in TILES
-        if all(exact_quotient(size, tile) is not None for size in out[1:3])
-        and 4 * (tile + TAPS - 1) ** 2 * channels * made <= most
+        if 4 * (tile + TAPS - 1) ** 2 * channels * made <= most
     }
     tile = min(costs, key=lambda t: costs[t], default=None)
     return tile if tile is not None and costs[tile] * GAIN < plain else None
 
 
-def _cost(tile: int, pixels: int, channels: int, made: int) -> float:
+def _cost(tile: int, image: tuple[int, int, int], channels: int, made: int) -> float:
     """Operations, with moved bytes counted as operations."""
-    squares = (tile + TAPS - 1) ** 2
-    tiles = pixels // (tile * tile)
-    numbers = squares * tiles * (channels + made) * 2 + pixels * (channels + made) + squares * channels * made
-    return 2.0 * squares * tiles * channels * made + 4.0 * numbers * FLOPS_PER_BYTE
+    images, height, width = image
+    squares, tiles = (tile + TAPS - 1) ** 2, images * -(-height // tile) * -(-width // tile)
+    cost = 2.0 * squares * tiles * channels * made + 4.0 * WEIGHT_BYTE * squares * channels * made
+    for n in (channels, made):
+        moved = n - n % LANES + (PARTIAL if n % LANES else 0)
+        collision = COLLISION if 4 * tiles * n % PAGE == 0 else 1
+        cost += 4.0 * BYTE * moved * (2 * squares * tiles * collision + images * height * width)
+    return cost

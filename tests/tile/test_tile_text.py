@@ -64,6 +64,9 @@ WRONG = {
     "untyped literal": ("  h[m, l] = max(t, 0.0)", "  q = 1.0\n  h[m, l] = max(t, 0.0)"),
     "no expression": ("max(t, 0.0)", "[t for t in (1, 2)]"),
     "attribute": ("max(t, 0.0)", "t.__class__"),
+    "partial local": ("  h[m, l] =", "  h[m, l]: partial ="),
+    "partial store of a fold": ("  y[m, n] = u", "  y[m, n]: partial = u"),
+    "unknown annotation": ("  y[m, n] = u", "  y[m, n]: f32 = u"),
     "statement": ("  u = sum", "  import os\n  u = sum"),
 }
 
@@ -74,6 +77,27 @@ def test_wrong_programs_are_refused(case: str) -> None:
     assert old in CHAIN
     with pytest.raises((BugError, PlanError)):
         verify_program(parse_program(CHAIN.replace(old, new)))
+
+
+PARTIAL = """\
+program partial(N)
+task m: ceildiv(N, 2)
+input x: f32[N]
+output y: f32[N]
+stage m
+  y[2*m] = x[2*m]
+  y[2*m + 1]: partial = pad(x[2*m + 1], 0.0)"""
+
+
+def test_partial_stores_write_nothing_outside() -> None:
+    p = parse_program(PARTIAL)
+    assert print_program(p) == PARTIAL
+    verify_program(p)
+    for n in (1, 4, 5):
+        x = np.arange(n, dtype=np.float32)
+        np.testing.assert_array_equal(run_program(p, {"N": n}, {"x": x}, {"m": 1})["y"], x)
+    with pytest.raises(BugError, match="is indexed by"):
+        run_program(parse_program(PARTIAL.replace(": partial", "")), {"N": 5}, {"x": np.zeros(5, np.float32)})
 
 
 HOSTILE = [

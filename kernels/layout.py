@@ -59,6 +59,12 @@ class Layout:
         return Layout((*batch, Factor(rank - 1, width), Factor(rank - 2), Factor(rank - 1, width, True)))
 
     @staticmethod
+    def paired(rank: int, width: int) -> Layout:
+        """The same, two rows of a panel at a time: the pair of each column lies side by side."""
+        *batch, panel, _, column = Layout.panels(rank, width).factors
+        return Layout((*batch, panel, Factor(rank - 2, 2), column, Factor(rank - 2, 2, True)))
+
+    @staticmethod
     def columns(rank: int) -> Layout:
         """The last two dimensions exchanged: each column is contiguous."""
         return Layout((*(Factor(d) for d in range(rank - 2)), Factor(rank - 1), Factor(rank - 2)))

@@ -162,7 +162,14 @@ class Call:
         """A matrix product whose sizes provably fit."""
         check_equal(a.shape[-1], b.shape[-2])
         broadcast(self, [a.shape[:-2], b.shape[:-2]])
-        return self.emit("matmul", a, b)
+        return self._matmul(a, b, {})
+
+    def integer_matmul(self, a: Value, b: Value) -> Value:
+        """The same of i8, u8 and i16, of which the two sides may differ, in i32."""
+        return self._matmul(a, b, {"to": DType.I32})
+
+    def _matmul(self, a: Value, b: Value, attrs: Mapping[str, Attr]) -> Value:
+        return self.emit("matmul", a, b, **attrs)
 
     def concat(self, parts: Sequence[Value], axis: int) -> Value:
         """Parts joined along an axis, their other sizes equal."""

@@ -118,7 +118,7 @@ class _Lowering:
         program = _Program(self.dtype, ["T", "B", "H", "W", "P"], axes)
         x, r = node.operands[:2]
         program.add("x", self.role(x.name), (T, B, W), self.root(x.name))
-        program.add("r", self.role(r.name), (gates, H, H), self.root(r.name))
+        program.add("r", self.role(r.name), (gates, H, H), self.root(r.name), r.dtype)
         for name, shape in (("peepholes", (3, H)), ("bias", (H,)), ("lengths", (B,)), ("scales", (gates, H))):
             if (v := self.given.get(name)) is not None:
                 program.add(name, self.role(v.name), shape, self.root(v.name), v.dtype)
@@ -240,7 +240,7 @@ class _Step:
     def rounded_gates(self, count: int) -> None:
         """The same of a state that is rounded to levels of its own range over all rows."""
         self.p.local("ends", (2,), self.held)
-        self.p.local("m", (B, H), self.held)
+        self.p.local("m", (B, H), DType.I16)
         state = self.load("state", THEN, symbol("e"), k)
         ends = [Fold(f"{name}imum", name, (state,)) for name in ("min", "max")]
         low, high = (Ref(f"{name}imum", self.held) for name in ("min", "max"))
@@ -250,10 +250,11 @@ class _Step:
         self.p.stages.append(Stage(("t",), (Axis("e", B), Axis("k", H)), (*ends, step, *stores)))
         distance, zero = (self.held_local("ends", n) for n in (0, 1))
         rounded = level(self.load("state", THEN, b, i), distance, zero)
-        self.p.stages.append(Stage(("t", "b", Axis("i", H)), (), (Store("m", (b, i), rounded),)))
-        weights = widened(Load("r", (q, k, j), self.p.dtype))
-        fold = Fold("p", "sum", (prim("mul", self.held_local("m", b, k), weights),))
-        scaled = mul(Ref("p", self.held), mul(distance, self.load("scales", q, j)))
+        self.p.stages.append(Stage(("t", "b", Axis("i", H)), (), (Store("m", (b, i), cast(rounded, DType.I16)),)))
+        weights = cast(self.load_short("r", q, k, j), DType.I32)
+        levels = cast(self.load_short("m", b, k), DType.I32)
+        fold = Fold("p", "sum", (prim("mul", levels, weights),))
+        scaled = mul(cast(Ref("p", DType.I32), self.held), mul(distance, self.load("scales", q, j)))
         self.p.stages.append(
             Stage(("t", Axis("q", count), "b", "j"), (Axis("k", H),), (fold, Store("g", (b, q, j), scaled)))
         )
@@ -267,6 +268,9 @@ class _Step:
     def input(self, gate: int, column: Extent = j) -> Expr:
         """What the projected input gives to a gate."""
         return self.load("x", self.at, b, P + gate * H + column)
+
+    def load_short(self, name: str, *index: Extent) -> Expr:
+        return Load(name, index, self.p.operands[name].dtype)
 
     def load(self, name: str, *index: Extent) -> Expr:
         return widened(Load(name, index, self.p.operands[name].dtype))

@@ -13,15 +13,15 @@ from fusec.ir.types import TensorType, Type
 from fusec.ops.body import reference
 from fusec.ops.normalize import softmax
 from fusec.ops.op import Attrs, Kind, Op, register
-from fusec.ops.rules import FLOATS, NUMBERS, accept, broadcast, same_dtype, tensors, unify
+from fusec.ops.product import product_dtype, product_reference
+from fusec.ops.rules import FLOATS, accept, broadcast, same_dtype, tensors, unify
 
 Array = npt.NDArray[Any]
 
 
-def _infer_matmul(inputs: Sequence[Type | None], _: Attrs) -> tuple[Type, ...]:
+def _infer_matmul(inputs: Sequence[Type | None], attrs: Attrs) -> tuple[Type, ...]:
     a, b = tensors("matmul", inputs, 2)
-    dtype = same_dtype("matmul", [a, b])
-    accept("matmul", a, NUMBERS)
+    dtype = product_dtype("matmul", a, b, attrs)
     if len(a.dims) < 2 or len(b.dims) < 2:
         raise ModelError(f"matmul: needs rank 2 or more: {a} @ {b}", op="matmul")
     if unify(a.dims[-1], b.dims[-2]) is None:
@@ -30,7 +30,7 @@ def _infer_matmul(inputs: Sequence[Type | None], _: Attrs) -> tuple[Type, ...]:
     return (TensorType(dtype, (*batch, a.dims[-2], b.dims[-1])),)
 
 
-register(Op("matmul", Kind.CONTRACTION, _infer_matmul, reference(np.matmul), None, 2.0))
+register(Op("matmul", Kind.CONTRACTION, _infer_matmul, product_reference(np.matmul), None, 2.0))
 
 
 EMPTY_ROWS = ("nan", "zero")

@@ -12,9 +12,9 @@ import numpy.typing as npt
 from fusec.errors import ModelError
 from fusec.ir.dim import Dim, Extent, exact_quotient
 from fusec.ir.types import TensorType, Type
-from fusec.ops.body import reference
 from fusec.ops.op import Attrs, Kind, Op, register
-from fusec.ops.rules import NUMBERS, accept, same_dtype, tensors, unify
+from fusec.ops.product import product_dtype, product_reference
+from fusec.ops.rules import tensors, unify
 from fusec.ops.view import window_count
 
 Array = npt.NDArray[Any]
@@ -22,8 +22,7 @@ Array = npt.NDArray[Any]
 
 def _infer_conv(inputs: Sequence[Type | None], attrs: Attrs) -> tuple[Type, ...]:
     x, w = tensors("conv", inputs, 2)
-    dtype = same_dtype("conv", [x, w])
-    accept("conv", x, NUMBERS)
+    dtype = product_dtype("conv", x, w, attrs)
     if len(x.dims) < 3 or len(w.dims) != len(x.dims):
         raise ModelError(f"conv: needs [N, *S, C] and [*K, C, O] of one rank of 3 or more: {x} and {w}", op="conv")
     batch, *sizes, channels = x.dims
@@ -89,7 +88,7 @@ register(
         "conv",
         Kind.CONTRACTION,
         _infer_conv,
-        reference(_conv, "strides", "dilations", "before", "after", "groups"),
+        product_reference(_conv, "strides", "dilations", "before", "after", "groups"),
         None,
         2.0,
     )

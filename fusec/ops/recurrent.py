@@ -3,8 +3,8 @@
 Their first input is x @ W + b of every step, [T, B, G*H] with the gates of ONNX in ONNX's order, or several of these
 side by side, of which `part` says the one; the second input are the recurrent weights as [G, H, H], from old state to
 gate. Then follow, each of them optional, the initial states [B, H], what only one of the three has, and the lengths of
-the sequences [B]: past its end a sequence keeps its state and gives zeros. With `scales` [G, H] the weights are whole
-numbers, and each step rounds the state to 256 levels of its own range before the product, as quantised models do.
+the sequences [B]: past its end a sequence keeps its state and gives zeros. With `scales` [G, H] the weights are short
+integers, and each step rounds the state to 256 levels of its own range before the product, as quantised models do.
 Outputs are the states of all steps [T, B, H] and the last ones [B, H]. `reverse` starts at the last step.
 """
 
@@ -24,6 +24,7 @@ from fusec.ir.expr import Expr, Ref, cast, prim
 from fusec.ir.types import DType, TensorType, Type
 from fusec.ops.body import SMALL_FLOATS, add, compare, const, div, maximum, minimum, mul, sub, where
 from fusec.ops.op import Attrs, Infer, Kind, Op, Reference, register
+from fusec.ops.product import SHORT_INTEGERS
 from fusec.ops.rules import FLOATS, INTEGERS, accept, native, unify
 
 Array = npt.NDArray[Any]
@@ -159,9 +160,10 @@ def _infer(name: str, cell: Cell) -> Infer:
             raise ModelError(
                 f"{name}: {x} is not the input of {cell.gates} gates with weights {r}, part {part}", op=name
             )
+        quantised = "scales" in cell.inputs and dict(zip(cell.inputs, inputs[2:])).get("scales") is not None
         for what, t in zip(("weights", *cell.inputs), inputs[1:]):
             if t is not None:
-                _check(name, what, native(name, t), wanted[what], x.dtype)
+                _check(name, what, native(name, t), wanted[what], x.dtype, quantised)
         specs = attrs["activations"]
         if len(specs) != cell.activations or any(s[0] not in ACTIVATIONS for s in specs):
             raise ModelError(f"{name}: has {cell.activations} activations, got {specs}", op=name)
@@ -171,9 +173,11 @@ def _infer(name: str, cell: Cell) -> Infer:
     return infer
 
 
-def _check(name: str, what: str, t: TensorType, wanted: tuple[Extent, ...], dtype: DType) -> None:
+def _check(name: str, what: str, t: TensorType, wanted: tuple[Extent, ...], dtype: DType, quantised: bool) -> None:
     if what == "lengths":
         accept(name, t, INTEGERS, what)
+    elif what == "weights" and quantised:
+        accept(name, t, ("short integers", lambda d: d in SHORT_INTEGERS), what)
     elif t.dtype is not dtype:
         raise ModelError(f"{name}: {what} must be {dtype}, got {t}", op=name)
     if len(t.dims) != len(wanted) or None in [unify(a, b) for a, b in zip(t.dims, wanted)]:

@@ -105,8 +105,10 @@ def _is_known(layout: Layout, rank: int) -> bool:
         return True
     if rank >= 2 and layout == Layout.columns(rank):
         return True
-    width = layout.factors[-1].block if layout.factors else 0
-    return rank >= 2 and 0 < width <= MOST_WIDTH and layout == Layout.panels(rank, width)
+    if rank < 2 or len(layout.factors) < rank:
+        return False
+    width = layout.factors[rank - 2].block
+    return 0 < width <= MOST_WIDTH and layout in (Layout.panels(rank, width), Layout.paired(rank, width))
 
 
 def _unique(names: Iterable[str], what: str) -> None:

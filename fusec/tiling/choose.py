@@ -229,8 +229,9 @@ def _layouts(
         if o.role != "weight" or not users or o.dtype in (DType.F16, DType.BF16):
             continue
         if all(f is not None and panel_load(f) == o.name and len(set(loads_of(s, o.name))) == 1 for s, f in users):
-            width = vectors * isa.lanes * 4 // o.dtype.itemsize
+            paired = any(f is not None and f.pairs for _, f in users)
+            width = vectors * isa.lanes * 4 // (4 if paired else o.dtype.itemsize)
             small = any(isinstance(e := program.axis[f.n].extent, int) and e <= FEW_COLUMNS for _, f in users if f)
             if not small:
-                out.append((o.name, Layout.panels(len(o.shape), width)))
+                out.append((o.name, (Layout.paired if paired else Layout.panels)(len(o.shape), width)))
     return tuple(out)

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from fusec.ir.dim import Dim, Extent, ceildiv, floordiv, linear, maximum, minimum, product, symbols_of
 from fusec.ir.expr import Load
-from fusec.kernels.cpu.contract_form import Contraction, direct_load, panel_load
+from fusec.ir.types import DType
+from fusec.kernels.cpu.contract_form import Contraction, before_widening, direct_load, panel_load
 from fusec.kernels.kernel import StageTiling
 from fusec.tile.program import Stage, TileProgram
 
@@ -82,7 +83,7 @@ def product_tiles(
 
 def _side_by_side(program: TileProgram, form: Contraction) -> str:
     """The batch axis of groups whose channels lie side by side in each pixel; "" where there is none."""
-    load = direct_load(form.left)
+    load = direct_load(before_widening(form, form.left))
     if load is None or not form.taps or not form.m or form.m not in {a.name for a in program.axes}:
         return ""
     groups = [a.name for a in program.axes if a.name in form.batch]
@@ -142,8 +143,8 @@ def _is_stored(program: TileProgram, form: Contraction) -> bool:
 
 
 def _is_direct(program: TileProgram, form: Contraction) -> bool:
-    load = direct_load(form.left)
-    return load is not None and program.operand[load[0]].dtype is form.dtype
+    load = direct_load(before_widening(form, form.left))
+    return load is not None and program.operand[load[0]].dtype is (DType.I16 if form.pairs else form.dtype)
 
 
 def _panel(program: TileProgram) -> Extent:

@@ -23,6 +23,7 @@ from fusec.kernels.cpu.contract_dot import emit_dot, is_dot
 from fusec.kernels.cpu.contract_dots import DotShape, add_up, emit_dot_taps, emit_dots
 from fusec.kernels.cpu.contract_epilogue import Epilogue
 from fusec.kernels.cpu.contract_form import Contraction, contraction
+from fusec.kernels.cpu.contract_pairs import pair_shape
 from fusec.kernels.cpu.contract_panels import RightSide
 from fusec.kernels.cpu.contract_rows import LeftSide, Rows
 from fusec.kernels.cpu.contract_tile import TileShape, emit_taps, emit_tile
@@ -78,11 +79,14 @@ class _Contract:
         rows = tiling.rows if form.m else 1
         self.dots = tiling.vectors if tiling.lane == form.k.name else 0
         """Columns, where both sides are vectors along the sum (contract_dots.py)."""
-        self.shape = (
-            DotShape(rows, 1, lanes, register_type(form.dtype), ctx.isa.fma)
-            if self.dots
-            else TileShape(rows, tiling.vectors, lanes, register_type(form.dtype), ctx.isa.fma)
-        )
+        element = register_type(form.dtype)
+        self.shape: TileShape
+        if self.dots:
+            self.shape = DotShape(rows, 1, lanes, element, ctx.isa.fma)
+        elif form.pairs:
+            self.shape = pair_shape(ctx, form, rows, tiling.vectors)
+        else:
+            self.shape = TileShape(rows, tiling.vectors, lanes, element, ctx.isa.fma)
         self.s = ContractContext(ctx, form, self.shape)
         self.span = self.shape.width * self.shape.panels
         self.chunk = 1
@@ -199,7 +203,7 @@ class _Contract:
             if at is None:
                 return panels
             skip = b.mul(b.mul(at, rows.products), b.i64(self.shape.width))
-            return [b.gep(p, skip, self.shape.element) for p in panels]
+            return [b.gep(p, skip, self.shape.panel_element) for p in panels]
 
         with b.loop(group.start, group.end, self.span, hint="panel") as panel:
             panels = panels_at(panel.index)
@@ -214,14 +218,15 @@ class _Contract:
         """
         b, shape = self.b, self.shape
         line = b.i64(64 // shape.itemsize)
-        has_rows = rows.taps is None and rows.row.text == self.ctx.slot(self.form.depth).text and rows.step.text == "1"
+        dense = rows.taps is None and rows.row.text == self.ctx.slot(self.form.depth).text and rows.step.text == "1"
+        has_rows = dense and shape.row_element == shape.element
         if not self.right.is_stored:
             return []
 
         def places() -> list[Value]:
             tile = b.op("udiv", b.sub(at[0], span[0]), b.i64(shape.rows))
-            following = b.gep(panel, b.mul(self.ctx.slot(self.form.depth), b.i64(shape.width)), shape.element)
-            out = [b.gep(following, b.mul(b.smin(tile, b.i64(shape.unroll - 1)), line), shape.element)]
+            following = b.gep(panel, b.mul(self.ctx.slot(self.form.steps), b.i64(shape.width)), shape.panel_element)
+            out = [b.gep(following, b.mul(b.smin(tile, b.i64(shape.unroll - 1)), line), shape.panel_element)]
             if has_rows:
                 tiles = b.op("udiv", b.add(b.sub(span[1], span[0]), b.i64(shape.rows - 1)), b.i64(shape.rows))
                 number = b.add(b.mul(b.op("udiv", at[1], b.i64(self.span)), tiles), tile)
@@ -302,7 +307,7 @@ class _Contract:
     def _pointers(self, rows: Rows, steps: Sequence[Value], m: Value, end: Value) -> list[Value]:
         """The rows of a register tile from m on, `steps` behind the first; those past the last one repeat it."""
         b, shape = self.b, self.shape
-        first = b.gep(rows.pointer, b.mul(m, rows.row), shape.element)
+        first = b.gep(rows.pointer, b.mul(m, rows.row), shape.row_element)
         if shape.rows == 1:
             return [first]
         last = b.sub(b.sub(end, b.i64(1)), m)
@@ -311,4 +316,4 @@ class _Contract:
             return [b.mul(b.smin(b.i64(r), last), rows.row) for r in range(1, shape.rows)]
 
         offsets = b.when(b.compare("slt", last, b.i64(shape.rows - 1)), clamped, steps)
-        return [first, *(b.gep(first, x, shape.element) for x in offsets)]
+        return [first, *(b.gep(first, x, shape.row_element) for x in offsets)]

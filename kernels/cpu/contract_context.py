@@ -43,9 +43,9 @@ class ContractContext:
         self._point.place(self.batch)
         return self._point.value(self._point.interner.index(x))
 
-    def pointer(self, base: Value, offset: Extent) -> Value:
-        """The address `offset` elements of the register tile behind a base, at the current batch index."""
-        return self.b.gep(base, self.value(offset), self.shape.element)
+    def pointer(self, base: Value, offset: Extent, element: str = "") -> Value:
+        """The address `offset` elements (by default of the register tile) behind a base, at the current batch index."""
+        return self.b.gep(base, self.value(offset), element or self.shape.element)
 
     def most(self, axis: str) -> Extent:
         """How many indices of an axis a tile has at most."""

@@ -17,7 +17,7 @@ from fusec.kernels.cpu.context import Context, Storage
 from fusec.kernels.cpu.contract_context import ContractContext
 from fusec.kernels.cpu.contract_form import Contraction, direct_load, panel_load, plain_load
 from fusec.kernels.cpu.contract_rows import LeftSide, Rows
-from fusec.kernels.cpu.contract_tile import TileShape, multiply_add
+from fusec.kernels.cpu.contract_tile import TileShape
 from fusec.kernels.cpu.nest import emit_nest
 from fusec.kernels.cpu.vector import register_type
 from fusec.kernels.kernel import StageTiling
@@ -136,7 +136,7 @@ class _Dot:
                 return b.masked_load(shape.type, place, mask, shape.zero)
 
             y = load(column)
-            return [multiply_add(b, shape, load(line), y, t) for line, t in zip(lines, totals, strict=True)]
+            return [shape.multiply_add(b, load(line), y, t) for line, t in zip(lines, totals, strict=True)]
 
         whole = b.op("and", depth, b.i64(-shape.lanes))
         with b.loop(b.i64(0), whole, shape.lanes, start, "k") as loop:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fusec.kernels.cpu.builder import Builder, Value
-from fusec.kernels.cpu.contract_tile import TileShape, multiply_add
+from fusec.kernels.cpu.contract_tile import TileShape
 
 GROUP_BYTES = 16
 """What shuffles work within at one instruction each."""
@@ -64,7 +64,7 @@ def emit_dots(
             x = load(p)
             for j, y in enumerate(kept):
                 at = j * columns + i if held is rows else i * columns + j
-                out[at] = multiply_add(b, shape, x, y, out[at])
+                out[at] = shape.multiply_add(b, x, y, out[at])
         return out
 
     whole = b.op("and", count, b.i64(-lanes))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fusec.ir.dim import Extent, product, symbol, symbols_of
+from fusec.ir.dim import Extent, ceildiv, product, symbol, symbols_of
 from fusec.ir.expr import Const, Expr, Index, Load, Prim, Ref, cast, replace_refs, walk
 from fusec.ir.types import DType
 from fusec.tile.program import Axis, Fold, Let, Stage, Statement, Store
@@ -20,6 +20,9 @@ ACCUMULATORS = {
 }  # fmt: skip
 """What products of a dtype are summed in; dtypes that are missing have no contraction template."""
 
+
+SHORT_INTEGERS = frozenset([DType.I8, DType.U8, DType.I16])
+"""Dtypes whose elements fit into 16 signed bits: an instruction multiplies pairs of those and adds the products."""
 
 MOST_WRITTEN_OUT = 1 << 12
 """Parts of the product of a contraction; what is larger runs as a loop nest, which evaluates each let once."""
@@ -56,6 +59,16 @@ class Contraction:
     def depth(self) -> Extent:
         """How many products are summed."""
         return product(a.extent for a in self.folds)
+
+    @property
+    def pairs(self) -> bool:
+        """Whether both factors were widened from at most 16 bits, so that two products are summed at a time."""
+        return self.dtype is DType.I32 and all(_is_short(e) for e in (self.left, self.right))
+
+    @property
+    def steps(self) -> Extent:
+        """In how many steps the products are summed: two at a time in pairs."""
+        return ceildiv(self.depth, 2) if self.pairs else self.depth
 
     @property
     def place(self) -> Extent:
@@ -139,6 +152,15 @@ def axes_of(e: Expr) -> frozenset[str]:
     return frozenset(found)
 
 
+def before_widening(c: Contraction, e: Expr) -> Expr:
+    """One side of a contraction as it is before it is widened for sums of pairs; itself where these are no pairs."""
+    return e.args[0] if c.pairs and isinstance(e, Prim) else e
+
+
+def _is_short(e: Expr) -> bool:
+    return isinstance(e, Prim) and e.name == "cast" and e.args[0].dtype in SHORT_INTEGERS
+
+
 def plain_load(e: Expr) -> tuple[str, tuple[Extent, ...]] | None:
     """Operand and index of a load that needs no arithmetic, no bounds check and no other load."""
     return direct_load(e) if isinstance(e, Load) and e.fill is None else None
@@ -157,7 +179,7 @@ def panel_load(c: Contraction) -> str | None:
 
     With taps the second last index is the number of the product within the sum. The last one may be shifted.
     """
-    load = plain_load(c.right)
+    load = plain_load(before_widening(c, c.right))
     if load is None or len(load[1]) < 2:
         return None
     operand, (*batch, k, n) = load

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fusec.errors import BugError
-from fusec.ir.dim import Extent, linear, product, symbol
+from fusec.ir.dim import Extent, ceildiv, linear, symbol
+from fusec.ir.expr import cast
+from fusec.ir.types import DType
 from fusec.kernels.cpu.builder import Value
 from fusec.kernels.cpu.context import Storage
 from fusec.kernels.cpu.contract_context import ContractContext
-from fusec.kernels.cpu.contract_form import panel_load, plain_load, row_major
+from fusec.kernels.cpu.contract_form import before_widening, panel_load, plain_load, row_major
 from fusec.kernels.cpu.contract_pack import clear_panel, pack_transposed
 from fusec.kernels.layout import Layout
 from fusec.tile.program import Store
@@ -34,16 +36,16 @@ class RightSide:
         self.s = state
         self._stored = None if along_sum else self._lies_in_panels()
         self._in_place = along_sum
-        size = state.form.depth * (state.shape.width * state.shape.panels * state.form.dtype.itemsize)
+        size = state.form.steps * (state.shape.width * state.shape.panels * state.form.dtype.itemsize)
         self._room = None if self._stored or along_sum else state.ctx.scratch(size)
 
     def _lies_in_panels(self) -> _Stored | None:
         form, ctx = self.s.form, self.s.ctx
-        operand, load = panel_load(form), plain_load(form.right)
+        operand, load = panel_load(form), plain_load(before_widening(form, form.right))
         if operand is None or load is None:
             return None
-        rank = len(ctx.program.operand[operand].shape)
-        if ctx.kernel.layouts[operand] != Layout.panels(rank, self.s.shape.width):
+        rank, panels = len(ctx.program.operand[operand].shape), Layout.paired if form.pairs else Layout.panels
+        if ctx.kernel.layouts[operand] != panels(rank, self.s.shape.width):
             return None
         return _Stored(operand, load[1][-1] - symbol(form.n))
 
@@ -72,7 +74,7 @@ class RightSide:
         if shape.panels == 1:
             self._pack(self._room, n, n_end)
             return [self._room]
-        size = b.mul(s.ctx.slot(s.form.depth), b.i64(shape.width))
+        size = b.mul(s.ctx.slot(s.form.steps), b.i64(shape.width))
         with b.loop(b.i64(0), b.i64(shape.panels), hint="pack") as loop:
             place = b.gep(self._room, b.mul(loop.index, size), shape.element)
             self._pack(place, b.add(n, b.mul(loop.index, b.i64(shape.width))), n_end)
@@ -87,21 +89,21 @@ class RightSide:
 
     def _stored_panels(self, stored: _Stored, n: Value) -> list[Value]:
         s, b, width = self.s, self.s.b, self.s.shape.width
-        storage, load = s.ctx.storage(stored.operand), plain_load(s.form.right)
+        storage, load = s.ctx.storage(stored.operand), plain_load(before_widening(s.form, s.form.right))
         if load is None:
             raise BugError("packed weights are plain loads")
-        extents = s.ctx.kernel.layouts[stored.operand].shape(s.ctx.program.operand[stored.operand].shape)
-        strides = [product(extents[d + 1 :]) for d in range(len(extents))]
+        operand = s.ctx.program.operand[stored.operand]
+        panels, steps = ceildiv(operand.shape[-1], width), ceildiv(operand.shape[-2], 2 if s.form.pairs else 1)
         batch: Extent = 0
-        for i, stride in zip(load[1][:-2], strides, strict=False):
-            batch = batch + i * stride
-        base = s.pointer(storage.pointer, batch)
-        last = b.mul(b.sub(s.ctx.slot(extents[-3]), b.i64(1)), b.i64(width))
+        for i, d in zip(load[1][:-2], operand.shape, strict=False):
+            batch = batch * d + i
+        base = s.pointer(storage.pointer, batch * (panels * steps * width), s.shape.panel_element)
+        last = b.mul(b.sub(s.ctx.slot(panels), b.i64(1)), b.i64(width))
         n = b.add(n, s.value(stored.shift))
         out = []
         for p in range(s.shape.panels):
             column = b.smin(b.add(n, b.i64(p * width)), last) if p else n
-            out.append(b.gep(base, b.mul(column, s.ctx.slot(extents[-2])), s.shape.element))
+            out.append(b.gep(base, b.mul(column, s.ctx.slot(steps)), s.shape.panel_element))
         return out
 
     def _pack(self, place: Value, n: Value, n_end: Value) -> None:
@@ -110,7 +112,9 @@ class RightSide:
         depth, width = s.ctx.slot(form.depth), s.shape.width
         end = b.smin(b.add(n, b.i64(width)), n_end)
         full = b.compare("eq", b.sub(end, n), b.i64(width))
-        clear_panel(b, s.shape, place, depth, unless=full)
+        if form.pairs:
+            full = b.op("and", full, b.compare("eq", b.op("and", depth, b.i64(1)), b.i64(0)))
+        clear_panel(b, s.shape, place, s.ctx.slot(form.steps), unless=full)
         source = self._transposed()
         if source is not None:
             b.when(b.compare("slt", n, end), lambda: pack_transposed(b, s.shape, source, place, n, end, depth))
@@ -119,13 +123,16 @@ class RightSide:
         start = s.bind("panel", n)
 
         def offset(i: Sequence[Extent]) -> Extent:
-            return row_major(i[:-1], form.folds) * width + i[-1] - start
+            k, column = row_major(i[:-1], form.folds), i[-1] - start
+            return (k // 2 * width + column) * 2 + k % 2 if form.pairs else k * width + column
 
         shape = (*(a.extent for a in form.folds), s.ctx.program.axis[form.n].extent)
-        s.ctx.add_storage(name, Storage(place, form.dtype, shape, offset))
+        dtype = DType.I16 if form.pairs else form.dtype
+        s.ctx.add_storage(name, Storage(place, dtype, shape, offset))
         axes = (*(a.name for a in form.folds), form.n)
         with s.range(form.n, n, end):
-            s.compute(axes, form.n, Store(name, tuple(symbol(a) for a in axes), form.right))
+            right = cast(before_widening(form, form.right), dtype)
+            s.compute(axes, form.n, Store(name, tuple(symbol(a) for a in axes), right))
 
     def _transposed(self) -> tuple[Value, Value] | None:
         """Base and column stride of a B that is a plain load, contiguous along the sum and not along n."""

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 
 from fusec.errors import BugError
 from fusec.ir.dim import Extent, ceildiv, floordiv, linear, maximum, minimum, product, substitute, symbol, symbols_of
-from fusec.ir.expr import Expr, Index, Load, prim
+from fusec.ir.expr import Expr, Index, Load, cast, prim
 from fusec.ir.types import DType
 from fusec.kernels.cpu import access
 from fusec.kernels.cpu.builder import Value
 from fusec.kernels.cpu.context import Storage
 from fusec.kernels.cpu.contract_context import ContractContext
-from fusec.kernels.cpu.contract_form import axes_of, direct_load, row_major
+from fusec.kernels.cpu.contract_form import axes_of, before_widening, direct_load, row_major
 from fusec.kernels.cpu.expression import Point
 from fusec.tile.program import Axis, Store
 
@@ -82,7 +82,7 @@ class LeftSide:
 
     def prepare(self) -> None:
         """Once per tile, before anything else: zeros for what lies outside."""
-        source = self._source(self.s.form.left)
+        source = self._direct()
         if source is None or source.inside is None:
             return
         size = (product(a.extent for a in source.dense) + self._reach(source)) * self.s.form.dtype.itemsize
@@ -92,16 +92,16 @@ class LeftSide:
 
     def rows(self, m: Value, m_end: Value) -> Rows:
         """The rows of a chunk, at the current batch index."""
-        source = self._source(self.s.form.left) or self._computed()
+        source = self._direct() or self._computed()
         affine = linear(source.offset, [self.s.form.m])
         if affine is not None and not self._is_table(source):
-            pointer = self.s.pointer(source.storage.pointer, affine[0])
+            pointer = self.s.pointer(source.storage.pointer, affine[0], self.s.shape.row_element)
             return self._rows(source, pointer, self.s.value(affine[1].get(self.s.form.m, 0)))
         return self._tabulated(source, m, m_end)
 
     def is_shared(self) -> bool:
         """Whether one table serves all batch indices of a tile, since these only move its addresses."""
-        source = self._source(self.s.form.left)
+        source = self._direct()
         return source is not None and self._is_table(source) and bool(self._moves(source))
 
     def _moves(self, source: _Source) -> dict[str, Extent]:
@@ -121,7 +121,7 @@ class LeftSide:
 
     def moved(self, rows: Rows, since: Mapping[str, Value]) -> Rows:
         """The rows at the current batch index, of a table that was made at another one."""
-        source, b, s = self._source(self.s.form.left), self.s.b, self.s
+        source, b, s = self._direct(), self.s.b, self.s
         if source is None:
             raise BugError("only what is loaded has a table")
         shift = b.i64(0)
@@ -131,7 +131,7 @@ class LeftSide:
 
     def is_deep(self) -> Extent:
         """Positive where the sum has more than one block."""
-        source = self._source(self.s.form.left)
+        source = self._direct()
         if source is None:
             return 0
         count, block = self._blocks(source)
@@ -150,7 +150,8 @@ class LeftSide:
         """Rows that are far apart, each on a page of its own, copied next to each other, where enough columns read them."""
         b, shape = self.s.b, self.s.shape
         if (
-            shape.rows <= WAYS
+            self.s.form.pairs
+            or shape.rows <= WAYS
             or rows.step.text != "1"
             or (rows.row.is_constant and int(rows.row.text) * shape.itemsize < FAR)
         ):
@@ -175,20 +176,20 @@ class LeftSide:
         return replace(rows, pointer=pointer, row=row)
 
     def _block_extent(self) -> Extent:
-        source = self._source(self.s.form.left)
+        source = self._direct()
         if source is None:
             raise BugError("only what is loaded has blocks")
         return self._blocks(source)[1]
 
     def _blocks(self, source: _Source) -> tuple[Extent, Extent]:
-        """How many taps there are (elements, where there are none) and how many make a block."""
-        depth = product(a.extent for a in source.dense)
+        """How many taps there are (steps of the sum, where there are none) and how many make a block."""
+        depth = self._steps(source)
         if self._is_table(source):
             return product(a.extent for a in source.taps), maximum(1, floordiv(BLOCK, maximum(1, depth)))
         return depth, maximum(1, 4 * ceildiv(ceildiv(depth, maximum(1, ceildiv(depth, BLOCK))), 4))
 
     def _rows(self, source: _Source, pointer: Value, row: Value) -> Rows:
-        slot, depth = self.s.ctx.slot, product(a.extent for a in source.dense)
+        slot, depth = self.s.ctx.slot, self._steps(source)
         count, block = self._blocks(source)
         table = self._is_table(source)
         return Rows(
@@ -202,14 +203,35 @@ class LeftSide:
             slot(depth if table else 1),
         )
 
+    def _steps(self, source: _Source) -> Extent:
+        """Steps of the sum within a tap."""
+        return ceildiv(product(a.extent for a in source.dense), 2 if self.s.form.pairs else 1)
+
     # ---- what a load looks like from the register tile
+
+    @property
+    def _dtype(self) -> DType:
+        """What rows must consist of."""
+        return DType.I16 if self.s.form.pairs else self.s.form.dtype
+
+    def _direct(self) -> _Source | None:
+        """The left side itself, where registers can take it as it lies: pairs must not reach over the end of a row of an
+        operand, nor from one tap into the next."""
+        left = before_widening(self.s.form, self.s.form.left)
+        source = self._source(left)
+        if source is None or not self.s.form.pairs or not isinstance(left, Load):
+            return source
+        dense = product(a.extent for a in source.dense)
+        whole = isinstance(dense, int) and dense % 2 == 0
+        local = left.operand in self.s.ctx.program.operand and self.s.ctx.program.operand[left.operand].role == "local"
+        return source if source.step == 1 and (whole or (local and not source.taps)) else None
 
     def _source(self, e: Expr) -> _Source | None:
         """A load that registers can take as it is, along at least one dense axis; None for anything else."""
         load, form = direct_load(e), self.s.form
-        if load is None or not isinstance(e, Load) or self.s.ctx.storage(load[0]).dtype is not form.dtype:
+        if load is None or not isinstance(e, Load) or self.s.ctx.storage(load[0]).dtype is not self._dtype:
             return None
-        found = access.plan(Point(self.s.ctx), e.operand, e.index, e.fill is not None)
+        found = access.plan(Point(self.s.ctx), e.operand, e.index, e.fill)
         guarded = frozenset[str]() if found.inside is None else axes_of(found.inside)
         names = [a.name for a in form.folds]
         split = linear(found.offset, names)
@@ -249,7 +271,7 @@ class LeftSide:
         name = s.name("table")
         shape = (form_extent(s, form.m), *(a.extent for a in source.taps))
         s.ctx.add_storage(name, Storage(self._table, DType.I64, shape, offset))
-        address: Expr = Index(base + source.offset * form.dtype.itemsize)
+        address: Expr = Index(base + source.offset * self._dtype.itemsize)
         inside: Expr = prim("lt", Index(symbol(form.m)), Index(end))
         if source.inside is not None:
             if self._zeros is None:
@@ -270,23 +292,24 @@ class LeftSide:
 
     def _computed(self) -> _Source:
         """Compute the chunk's part of A into scratch, row by row."""
-        s, form, depth = self.s, self.s.form, self.s.form.depth
+        s, form, dtype = self.s, self.s.form, self._dtype
         m = minimum(self.chunk, s.most(form.m)) if form.m else 1
+        pitch = 2 * form.steps if form.pairs else form.depth
         if self._copy is None:
-            self._copy = s.ctx.scratch(m * depth * form.dtype.itemsize)
+            self._copy = s.ctx.scratch(m * pitch * dtype.itemsize)
         axes = (*((form.m,) if form.m else ()), *(a.name for a in form.folds))
         index: tuple[Extent, ...] = tuple(symbol(a) for a in axes)
         origin = symbol(s.name("chunk")) if form.m else 0
 
         def offset(i: Sequence[Extent]) -> Extent:
             folds = i[len(i) - len(form.folds) :]
-            return row_major(folds, form.folds) + ((i[0] - origin) * depth if form.m else 0)
+            return row_major(folds, form.folds) + ((i[0] - origin) * pitch if form.m else 0)
 
         name = s.name("left")
         shape = (*((m,) if form.m else ()), *(a.extent for a in form.folds))
-        s.ctx.add_storage(name, Storage(self._copy, form.dtype, shape, offset))
-        s.compute(axes, form.k.name, Store(name, index, form.left))
-        source = self._source(Load(name, index, form.dtype))
+        s.ctx.add_storage(name, Storage(self._copy, dtype, shape, offset))
+        s.compute(axes, form.k.name, Store(name, index, cast(before_widening(form, form.left), dtype)))
+        source = self._source(Load(name, index, dtype))
         if source is None:
             raise BugError("what was computed into scratch has an address")
         return source

@@ -81,6 +81,32 @@ class TileShape:
         """Bytes of an element."""
         return {"float": 4, "double": 8, "i32": 4, "i64": 8}[self.element]
 
+    @property
+    def panel_element(self) -> str:
+        """What a step's column of B is in memory."""
+        return self.element
+
+    @property
+    def row_element(self) -> str:
+        """What the distance between rows of A is counted in."""
+        return self.element
+
+    def factor(self, b: Builder, place: Value) -> Value:
+        """An element of A in all lanes."""
+        return b.splat(b.load(self.element, place), self.lanes)
+
+    def column(self, b: Builder, place: Value, packed: bool) -> Value:
+        """A vector of B. Packed panels start at 64 bytes and their rows are whole vectors; others may start anywhere."""
+        return b.load(self.type, place, self.alignment if packed else self.itemsize)
+
+    def multiply_add(self, b: Builder, x: Value, y: Value, total: Value) -> Value:
+        """x * y + total: fused where the level has the instruction."""
+        if not self.is_float:
+            return b.op("add", b.op("mul", x, y), total)
+        if self.fma:
+            return b.intrinsic("llvm.fma", x, y, total)
+        return b.op("fadd", b.op("fmul", x, y), total)
+
 
 def emit_tile(
     b: Builder,
@@ -105,21 +131,21 @@ def emit_tile(
     def advance(lines: Sequence[Value], bases: Sequence[Value], u: int, totals: Sequence[Value]) -> list[Value]:
         columns = []
         for p in bases:
-            line = b.gep(p, b.mul(panel_step, b.i64(u)), shape.element)
+            line = b.gep(p, b.mul(panel_step, b.i64(u)), shape.panel_element)
             for v in range(shape.vectors):
-                place = b.gep(line, b.i64(v * shape.lanes), shape.element)
-                columns.append(b.load(shape.type, place, _alignment(shape, panel_step)))
+                place = b.gep(line, b.i64(v * shape.lanes), shape.panel_element)
+                columns.append(shape.column(b, place, panel_step.text == str(shape.width)))
         out = list[Value]()
         for r, line in enumerate(lines):
             place = b.gep(line, b.mul(step, b.i64(u)), shape.element)
-            x = b.splat(b.load(shape.element, place), shape.lanes)
+            x = shape.factor(b, place)
             for c, column in enumerate(columns):
-                out.append(multiply_add(b, shape, x, column, totals[r * len(columns) + c]))
+                out.append(shape.multiply_add(b, x, column, totals[r * len(columns) + c]))
         return out
 
     def places(k: Value) -> tuple[list[Value], list[Value]]:
         down, across = b.mul(k, panel_step), b.mul(k, step)
-        return [b.gep(r, across, shape.element) for r in rows], [b.gep(p, down, shape.element) for p in panels]
+        return [b.gep(r, across, shape.element) for r in rows], [b.gep(p, down, shape.panel_element) for p in panels]
 
     if count.is_constant:
         whole = b.i64(int(count.text) // shape.unroll * shape.unroll)
@@ -129,7 +155,7 @@ def emit_tile(
         totals = list(loop.carried)
         lines, bases = places(loop.index)
         for p in ahead:
-            fetch(b, b.gep(p, b.mul(loop.index, panel_step), shape.element))
+            fetch(b, b.gep(p, b.mul(loop.index, panel_step), shape.panel_element))
         for u in range(shape.unroll):
             part = slice(u % shape.sums * size, (u % shape.sums + 1) * size)
             totals[part] = advance(lines, bases, u, totals[part])
@@ -164,9 +190,9 @@ def emit_taps(
     with b.loop(b.i64(0), taps, 1, start, "tap") as loop:
         line = b.gep(table, b.mul(loop.index, pitch), "i64")
         rows = [b.load("ptr", b.gep(line, b.i64(r), "i64")) for r in range(shape.rows)]
-        rows = rows if shift is None else [b.gep(p, shift, shape.element) for p in rows]
-        places = [b.gep(p, b.mul(loop.index, size), shape.element) for p in panels]
-        further = [b.gep(p, b.mul(loop.index, size), shape.element) for p in ahead]
+        rows = rows if shift is None else [b.gep(p, shift, shape.row_element) for p in rows]
+        places = [b.gep(p, b.mul(loop.index, size), shape.panel_element) for p in panels]
+        further = [b.gep(p, b.mul(loop.index, size), shape.panel_element) for p in ahead]
         loop.next = emit_tile(b, shape, rows, step, places, b.i64(shape.width), depth, loop.carried, further)
     return list(loop.results)
 
@@ -174,18 +200,3 @@ def emit_taps(
 def fetch(b: Builder, place: Value) -> None:
     """Ask for a line in the second level cache. Any address may be asked for."""
     b.call_void("llvm.prefetch.p0", place, Value("i32", "0"), Value("i32", "2"), Value("i32", "1"))
-
-
-def multiply_add(b: Builder, shape: TileShape, x: Value, y: Value, total: Value) -> Value:
-    """x * y + total: fused where the level has the instruction."""
-    if not shape.is_float:
-        return b.op("add", b.op("mul", x, y), total)
-    if shape.fma:
-        return b.intrinsic("llvm.fma", x, y, total)
-    return b.op("fadd", b.op("fmul", x, y), total)
-
-
-def _alignment(shape: TileShape, panel_step: Value) -> int:
-    """Packed panels start at 64 bytes and their rows are whole vectors; rows of anything else may start anywhere."""
-    packed = panel_step.text == str(shape.width)
-    return shape.alignment if packed else shape.itemsize

@@ -58,7 +58,7 @@ def _scaled_input(s: Sweep, n: Node) -> Value | None:
     """conv(x * s, w) -> conv(x, w * s), each channel's scale going to the rows of the weight that it meets."""
     x, w = n.operands
     scaled = s.maker(x, "mul")
-    if scaled is None or s.readers(x) != 1 or s.array(w) is None:
+    if scaled is None or s.readers(x) != 1 or s.array(w) is None or n.attr("to") is not None:
         return None
     for data, scale in (scaled.operands, scaled.operands[::-1]):
         if _is_number(s, scale) and s.array(data) is None and data.shape == x.shape:
@@ -78,7 +78,7 @@ def _shifted_input(s: Sweep, n: Node) -> Value | None:
     x, w = n.operands
     shifted = s.maker(x, "add")
     plain = n.attr("groups") == 1 and all(p == 0 for p in (*n.attr("before"), *n.attr("after")))
-    if shifted is None or not plain or s.readers(x) != 1 or s.array(w) is None:
+    if shifted is None or not plain or n.attr("to") is not None or s.readers(x) != 1 or s.array(w) is None:
         return None
     for data, shift in (shifted.operands, shifted.operands[::-1]):
         if _is_vector(s, shift) and s.array(data) is None and shift.shape[-1:] == data.shape[-1:] == x.shape[-1:]:
@@ -96,6 +96,8 @@ def _is_vector(s: Sweep, v: Value) -> bool:
 
 def _per_column(s: Sweep, w: Value, scale: Value) -> bool:
     """Whether both are constants, the weight has a column per filter and the scale has one number for each."""
+    if w.dtype is not scale.dtype:
+        return False  # the sums of short integers are longer than their weights
     if s.array(w) is None or s.array(scale) is None or len(w.shape) < 2:
         return False
     if _is_number(s, scale):

@@ -42,7 +42,12 @@ def merge_matmuls(graph: Graph, context: PassContext) -> Graph:
 
 def _branch(graph: Graph, n: Node) -> Branch | None:
     """A matmul with a constant matrix that nobody else reads, and its bias if the result goes only into the add of one."""
-    if n.op != "matmul" or n.operands[1].name not in graph.weights or len(n.operands[1].shape) != 2:
+    if (
+        n.op != "matmul"
+        or n.attr("to") is not None
+        or n.operands[1].name not in graph.weights
+        or len(n.operands[1].shape) != 2
+    ):
         return None
     if len(graph.consumers[n.operands[1].name]) > 1:
         return None

@@ -8,13 +8,13 @@ from fusec.frontend.table.einsum import einsum
 from fusec.ir.graph import Value
 
 
-def matmul(call: Call, a: Value, b: Value) -> Value:
-    """numpy's matmul, vectors included."""
+def matmul(call: Call, a: Value, b: Value, integers: bool = False) -> Value:
+    """numpy's matmul, vectors included; of short `integers` in i32."""
     if not a.shape or not b.shape:
         raise call.error(f"needs at least vectors, got {a.type} and {b.type}")
     left = call.reshape(a, (1, *a.shape)) if len(a.shape) == 1 else a
     right = call.reshape(b, (*b.shape, 1)) if len(b.shape) == 1 else b
-    out = call.matmul(left, right)
+    out = call.integer_matmul(left, right) if integers else call.matmul(left, right)
     shape = list(out.shape)
     if len(b.shape) == 1:
         del shape[-1]

@@ -12,7 +12,7 @@ from fusec.frontend.table.pool import padded
 from fusec.frontend.table.quantise import saturated, shifted
 from fusec.frontend.table.spatial import windows_of
 from fusec.ir.dim import Extent, exact_quotient, product
-from fusec.ir.graph import Value
+from fusec.ir.graph import Attr, Value
 from fusec.ir.types import DType
 
 FEW_CHANNELS = 8
@@ -82,8 +82,8 @@ def group_of(call: Call, channels: Extent, per_group: Extent) -> int:
     return groups
 
 
-def convolved(call: Call, x: Value, w: Value, f: Filters) -> Value:
-    """The native op on `x` [N, ..., C] and `w` [O, C / groups, ...]."""
+def convolved(call: Call, x: Value, w: Value, f: Filters, integers: bool = False) -> Value:
+    """The native op on `x` [N, ..., C] and `w` [O, C / groups, ...]; of short `integers` in i32."""
     n = len(f.strides)
     before, after = f.before, f.after
     channels = x.shape[-1]
@@ -92,9 +92,9 @@ def convolved(call: Call, x: Value, w: Value, f: Filters) -> Value:
         x = padded(call, x, (0, *before, 0), (0, *after, 0))
         before = after = (0,) * n
     w = call.transpose(w, (*range(2, n + 2), 1, 0))
-    return call.emit(
-        "conv", x, w, strides=f.strides, dilations=f.dilations, before=before, after=after, groups=f.groups
-    )
+    attrs: dict[str, Attr] = {"to": DType.I32} if integers else {}
+    attrs |= {"strides": f.strides, "dilations": f.dilations, "before": before, "after": after, "groups": f.groups}
+    return call.emit("conv", x, w, **attrs)
 
 
 def biased(call: Call, x: Value, bias: Value | None) -> Value:
@@ -150,7 +150,7 @@ def _integer_product(call: Call, x: Value, w: Value, x_zero: Value | None, w_zer
         w_zero = call.reshape(w_zero, (*w_zero.shape, *(1,) * (len(w.shape) - 1)))
     x_zero = None if x_zero is None else call.reshape(x_zero, ())
     data = shifted(call, channels_last(call, x), x_zero, per_row=False)
-    return convolved(call, data, shifted(call, w, w_zero, per_row=False), f)
+    return convolved(call, data, shifted(call, w, w_zero, per_row=False), f, integers=True)
 
 
 @row("QLinearConv")

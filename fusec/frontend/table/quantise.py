@@ -113,21 +113,30 @@ def dynamic_quantise(call: Call, x: Value) -> tuple[Value, Value, Value]:
 
 
 def shifted(call: Call, x: Value, zero: Value | None, per_row: bool) -> Value:
-    """`x - zero` in i32; a vector of zero points stands for the rows (of A) or the columns (of B)."""
-    wide = call.cast(x, DType.I32)
-    if zero is None:
-        return wide
+    """`x - zero` of bytes, in as few bits as hold it for certain: those of `x`, or i16; a vector of zero points stands for
+    the rows (of A) or the columns (of B)."""
+    if x.dtype not in (DType.I8, DType.U8):
+        raise NotNative(f"integer products of {x.dtype}")
+    point = None if zero is None else call.builder.array(zero)
+    if zero is None or (point is not None and not point.any()):
+        return x
     if len(zero.shape) == 1 and zero.shape != (1,) and per_row:
         zero = call.reshape(zero, (zero.shape[0], 1))
     elif zero.shape == (1,):
         zero = call.reshape(zero, ())
-    return call.elementwise("sub", wide, call.cast(zero, DType.I32))
+    array = call.builder.array(x)
+    if array is not None and point is not None and len(zero.shape) <= len(x.shape):
+        shape = tuple(d for d in zero.shape if isinstance(d, int))
+        centred = array.astype(np.int16) - point.reshape(shape).astype(np.int16)
+        fits = centred.size == 0 or (centred.min() >= -128 and centred.max() <= 127)
+        return call.builder.constant(centred.astype(np.int8) if fits else centred)
+    return call.elementwise("sub", call.cast(x, DType.I16), call.cast(zero, DType.I16))
 
 
 @row("MatMulInteger")
 def _matmul_integer(call: Call) -> Value:
     a = shifted(call, call.x(0), call.maybe(2), per_row=True)
-    return matmul(call, a, shifted(call, call.x(1), call.maybe(3), per_row=False))
+    return matmul(call, a, shifted(call, call.x(1), call.maybe(3), per_row=False), integers=True)
 
 
 @row("QLinearMatMul")
@@ -135,7 +144,7 @@ def _qlinear_matmul(call: Call) -> Value:
     a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = (call.x(i) for i in range(8))
     a_scale, b_scale, y_scale = (call.cast(v, DType.F32) for v in (a_scale, b_scale, y_scale))
     left, right = shifted(call, a, a_zero, per_row=True), shifted(call, b, b_zero, per_row=False)
-    product = call.cast(matmul(call, left, right), DType.F32)
+    product = call.cast(matmul(call, left, right, integers=True), DType.F32)
     a_scale = (
         call.reshape(a_scale, (*a_scale.shape, 1)) if len(a_scale.shape) == 1 and a_scale.shape != (1,) else a_scale
     )

@@ -101,8 +101,8 @@ def _dynamic_matmul(call: Call) -> Value:
     from fusec.frontend.table.quantise import dynamic_quantise
 
     a, scale, zero = dynamic_quantise(call, call.x(0))
-    left = shifted(call, a, zero, per_row=True)
-    product = call.cast(matmul(call, left, shifted(call, call.x(1), call.maybe(3), per_row=False)), F32)
+    left, right = shifted(call, a, zero, per_row=True), shifted(call, call.x(1), call.maybe(3), per_row=False)
+    product = call.cast(matmul(call, left, right, integers=True), F32)
     factor = call.elementwise("mul", scale, _number(call, call.x(2)))
     out = call.elementwise("mul", product, factor)
     return call.elementwise("add", out, call.x(4)) if call.has(4) else out
@@ -111,7 +111,8 @@ def _dynamic_matmul(call: Call) -> Value:
 @row("MatMulIntegerToFloat", domain=MICROSOFT)
 def _to_float(call: Call) -> Value:
     left = shifted(call, call.x(0), call.maybe(4), per_row=True)
-    product = call.cast(matmul(call, left, shifted(call, call.x(1), call.maybe(5), per_row=False)), F32)
+    right = shifted(call, call.x(1), call.maybe(5), per_row=False)
+    product = call.cast(matmul(call, left, right, integers=True), F32)
     a_scale, b_scale = call.x(2), _number(call, call.x(3))
     per_row = len(a_scale.shape) == 1 and a_scale.shape != (1,)
     a_scale = call.reshape(a_scale, (*a_scale.shape, 1)) if per_row else _number(call, a_scale)
@@ -124,7 +125,7 @@ def _gemm(call: Call) -> Value:
     a, b = (shifted(call, call.x(i), call.maybe(i + 2), per_row=False) for i in (0, 3))
     a = call.transpose(a, (1, 0)) if call.attr("transA", 0) else a
     b = call.transpose(b, (1, 0)) if call.attr("transB", 0) else b
-    total = call.matmul(a, b)
+    total = call.integer_matmul(a, b)
     total = call.elementwise("add", total, call.x(6)) if call.has(6) else total
     factor = call.elementwise("mul", _number(call, call.x(1)), _number(call, call.x(4)))
     factor = call.elementwise("mul", factor, call.scalar(float(call.attr("alpha", 1.0)), F32))

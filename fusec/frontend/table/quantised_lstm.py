@@ -1,13 +1,17 @@
 """The row of onnxruntime's DynamicQuantizeLSTM: weights are bytes, inputs and states are rounded to 256 levels on the way.
 
-Products of levels and of weights without their zero points are whole numbers, which float32 adds up exactly below 2^24 and
-to seven digits above.
+Products of levels and of weights without their zero points are whole numbers, which are summed in int32.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from fusec.frontend.builder import NotNative
 from fusec.frontend.call import Call, row
+from fusec.frontend.table.quantise import shifted
 from fusec.frontend.table.recurrent import (
     INITIAL_C,
     INITIAL_H,
@@ -38,9 +42,10 @@ def _quantised_lstm(call: Call) -> tuple[Value | None, ...]:
         if v.shape != wanted:
             raise call.error(f"input {name} is {v.type}, wanted {list(wanted)} (direction and R say so)")
     rounded, size = _levels(call, call.reshape(x, (steps * batch, inner)))
-    matrix = call.concat([_whole_numbers(call, w, W_ZERO, d, width) for d in range(ways)], 1)
+    matrix = _side_by_side(call, [_whole_numbers(call, w, W_ZERO, d, width) for d in range(ways)])
     scale = call.concat([_scales(call, W_SCALE, d, width) for d in range(ways)], 0)
-    projected = call.emit("mul", call.matmul(rounded, matrix), call.emit("mul", scale, size))
+    sums = call.cast(call.integer_matmul(call.cast(rounded, DType.I16), matrix), DType.F32)
+    projected = call.emit("mul", sums, call.emit("mul", scale, size))
     if (b := call.maybe(3)) is not None:
         halves = [
             call.emit("slice", b, starts=(0, at), sizes=(ways, width), steps=(1, 1)) for at in (0, width)
@@ -89,9 +94,18 @@ def _levels(call: Call, x: Value) -> tuple[Value, Value]:
 
 
 def _whole_numbers(call: Call, v: Value, zero: int, d: int, width: int) -> Value:
-    """The matrix of a direction without its zero points, as floats."""
-    matrix = call.cast(part_of(call, v, d, v.shape[1:]), DType.F32)
-    return call.emit("sub", matrix, call.cast(_scales(call, zero, d, width), DType.F32))
+    """The matrix of a direction without its zero points, in as few bits as hold it for certain."""
+    matrix, point = call.builder.array(v), call.builder.array(call.x(zero))
+    if matrix is None or point is None:
+        return shifted(call, part_of(call, v, d, v.shape[1:]), _scales(call, zero, d, width), per_row=False)
+    part = call.builder.constant(np.ascontiguousarray(matrix[d]))
+    return shifted(call, part, call.builder.constant(np.broadcast_to(point[d], (width,)).copy()), per_row=False)
+
+
+def _side_by_side(call: Call, matrices: Sequence[Value]) -> Value:
+    """Matrices of short integers joined along their columns."""
+    dtypes = {m.dtype for m in matrices}
+    return call.concat([m if len(dtypes) == 1 else call.cast(m, DType.I16) for m in matrices], 1)
 
 
 def _scales(call: Call, which: int, d: int, width: int) -> Value:

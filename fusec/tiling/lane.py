@@ -14,6 +14,8 @@ from fusec.tile.program import Fold, Let, Stage, Store, TileProgram, is_expr
 
 INVARIANT, CONTIGUOUS = 0.3, 1.0
 """Cost of a vector's worth of an access that does not move along the lane, and of one that moves by one element."""
+SECOND = 2.5
+"""Cost of a load of every second element: two loads and two shuffles."""
 TURNED = 2.5
 """Cost of an access that is contiguous along another axis, and turned around in registers."""
 INSIDE = 4.0
@@ -93,6 +95,8 @@ def _cost(program: TileProgram, stage: Stage, axis: str, isa: Isa) -> float:
         one = _access_cost(program, operand, index, axis, isa)
         if one > TURNED and not stage.folds and index in turned:
             one = TURNED
+        elif index not in stored and stride(program, operand, index, axis) == 2:
+            one = SECOND
         if inside:
             total += INSIDE * one
         elif is_fold:

@@ -17,6 +17,7 @@ from fusec.ir.types import DType
 from fusec.kernels.cpu.anchors import neighbour_address
 from fusec.kernels.cpu.builder import Value, constant, mangle, vector
 from fusec.kernels.cpu.context import SCRATCH_ALIGNMENT, Storage
+from fusec.kernels.cpu.every_second import load_every_second
 from fusec.kernels.cpu.group_channels import group_channel
 from fusec.kernels.cpu.short_rows import load_spread, steps_of
 from fusec.kernels.cpu.squares import load_turned
@@ -134,6 +135,10 @@ def load(point: Point, e: Load, copy: int) -> Value:
         raw = b.shuffle(raw, None, [i // size * size + channel for i in range(point.lanes)])
     elif inside is None and (spread := load_spread(point, a, lambda at: _address(point, a, at), copy)) is not None:
         raw = spread
+    elif coefficient == 2 and not point.turned and (_is_full(point, inside) or _masks(point.ctx.isa, a.storage)):
+        pointer = b.gep(_row(point, a), b.mul(point.bases[copy], b.i64(2)), memory_type(dtype))
+        mask = point.mask if inside is None else inside
+        raw = load_every_second(b, memory_type(dtype), point.lanes, pointer, mask)
     elif coefficient is not None and inside is None:
         turned = load_turned(point, a, coefficient, copy) if point.turned else None
         raw = turned or _load_strided(point, a, coefficient, copy)
@@ -149,6 +154,10 @@ def _all_or_none(point: Point, a: Access, coefficient: Extent | None) -> Expr | 
     if a.inside is None or coefficient != 1 or point.mask is not None or point.fact(a.inside)[1]:
         return None
     return a.inside if point.lanes * a.storage.dtype.itemsize <= SCRATCH_ALIGNMENT else None
+
+
+def _is_full(point: Point, inside: Value | None) -> bool:
+    return inside is None and point.mask is None
 
 
 def _masks(isa: Isa, storage: Storage) -> bool:

@@ -135,6 +135,7 @@ def compile_graph_plan(graph: Graph, options: Options, trace: Trace) -> Plan:
 
 
 def _plan(graph: Graph, fused: FusedGraph, options: Options, trace: Trace) -> Plan:
+    from fusec.ir.told import checkable
     from fusec.lower.lower import lower
     from fusec.plan.pack import pack_weights
     from fusec.tiling.choose import menu, needed
@@ -165,6 +166,7 @@ def _plan(graph: Graph, fused: FusedGraph, options: Options, trace: Trace) -> Pl
         steps=lowered.steps,
         kernels=kernels,
         weights=weights,
+        requirements=checkable(fused.graph),
         numerics={"precision": options.precision, "accumulate": "f32", "fast_math": "contract"},
         fuse=options.fuse,
         passes=options.passes,

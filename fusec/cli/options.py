@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import numpy as np
@@ -13,6 +13,9 @@ import numpy.typing as npt
 
 from fusec.errors import InputError, UsageError, nearest
 from fusec.knobs import PRECISIONS, Limits
+
+if TYPE_CHECKING:
+    from fusec.ir.requirement import Requirement
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -139,6 +142,7 @@ def read_array(path: Path, name: str) -> npt.NDArray[Any]:
 def complete_feeds(
     given: Mapping[str, npt.NDArray[Any] | float | None],
     inputs: Sequence[Any],
+    requirements: Sequence[Requirement],
     seed: int,
     dims: Mapping[str, int],
     quiet: bool = False,
@@ -146,12 +150,13 @@ def complete_feeds(
 ) -> dict[str, npt.NDArray[Any]]:
     """Given inputs, and seeded ones for the rest; symbols that given arrays fix hold for the others too.
 
-    Sizes that nothing fixes are 1; a line on stderr says so, unless `quiet`. ResourceError beyond the limits.
+    Sizes that nothing fixes are the least that meet the model's requirements, 1 where there are none; a line on stderr says
+    so, unless `quiet`. ResourceError beyond the limits.
     """
     from fusec.cli.text import say
     from fusec.ir.dim import Dim
     from fusec.ir.types import TensorType
-    from fusec.measure.feeds import DEFAULT_DIM, random_array
+    from fusec.measure.feeds import choose_sizes, random_array
 
     sizes, rng, out = dict(dims), np.random.default_rng(seed), dict[str, npt.NDArray[Any]]()
     for v in inputs:
@@ -162,8 +167,10 @@ def complete_feeds(
     made_up = {v.name: v for v in inputs if not isinstance(given.get(v.name), np.ndarray)}
     shapes = [v.type.shape or () for v in made_up.values() if isinstance(v.type, TensorType)]
     unknown = {s for shape in shapes for d in shape if isinstance(d, Dim) for s in d.symbols} - set(sizes)
+    chosen = choose_sizes(sorted(unknown), requirements, sizes)
+    sizes |= chosen
     if unknown and not quiet:
-        taken = ", ".join(f"{s}={DEFAULT_DIM}" for s in sorted(unknown))
+        taken = ", ".join(f"{s}={n}" for s, n in chosen.items())
         say(f"sizes that nobody gave: {taken} (set them with --dim)")
     for v in inputs:
         value = given.get(v.name)

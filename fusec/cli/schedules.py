@@ -9,7 +9,7 @@ from fusec.errors import UsageError, nearest
 from fusec.ir.dim import evaluate
 from fusec.kernels import backend
 from fusec.kernels.kernel import BoundKernel, Kernel
-from fusec.measure.feeds import DEFAULT_DIM
+from fusec.measure.feeds import choose_sizes
 from fusec.plan.plan import Plan, RegionStep
 from fusec.schedule.bind import schedule_region
 from fusec.schedule.region import bind_calls
@@ -20,7 +20,7 @@ from fusec.target import Target
 def schedules_of(plan: Plan, dims: Mapping[str, int], threads: int | None) -> Iterator[tuple[str, Schedule]]:
     """For each region a title and its schedule, for `threads` workers or as many as its target has by itself.
 
-    Symbols that `dims` leaves out are 1. UsageError for unknown symbols.
+    Symbols that `dims` leaves out are as small as the plan allows. UsageError for unknown symbols.
     """
     from fusec.runtime.steps import region_symbols
     from fusec.schedule.device import schedule_device
@@ -35,9 +35,10 @@ def schedules_of(plan: Plan, dims: Mapping[str, int], threads: int | None) -> It
     for name in dims:
         if name not in known:
             raise UsageError(f"no symbolic dimension {name!r}", hint=nearest(name, known))
+    chosen = {**choose_sizes(known, plan.requirements, dims), **dims}
     scratch = _Scratch(plan)
     for i, step in regions.items():
-        sizes = {n: dims.get(n, DEFAULT_DIM) for n in needed[i]}
+        sizes = {n: chosen[n] for n in needed[i]}
         with plan.blamed():
             region = bind_calls(step, plan.kernels, sizes, plan.values, plan.root)
             made = make(region, workers, lambda k: tile_microseconds(k, plan.target), scratch)

@@ -81,7 +81,8 @@ class Setup:
         """Given inputs and made-up ones for the rest; `further` > 0 gives the next sets of them, without a word."""
         given = read_inputs(self.inputs, [v.name for v in session.inputs])
         dims, silent = parse_dims(self.flags["dims"]), self.silent or further > 0
-        return complete_feeds(given, session.inputs, self.seed + further, dims, silent, session.limits)
+        needed = session.plan.requirements
+        return complete_feeds(given, session.inputs, needed, self.seed + further, dims, silent, session.limits)
 
 
 def run_options(command: Callable[..., None]) -> Callable[..., None]:

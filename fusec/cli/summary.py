@@ -9,11 +9,14 @@ from typing import Any
 from fusec.api import Stages
 from fusec.cli.text import plural
 from fusec.ir.graph import Node
+from fusec.ir.requirement import summary
 from fusec.knobs import format_bytes
 from fusec.plan.plan import HostStep, Plan, RegionStep
 from fusec.runtime.session import Session
 from fusec.trace import Trace
 
+SIZES = 8
+"""Requirements that an overview lists; the graph's text has all of them."""
 CONTROL = ("If", "Loop", "Scan")
 """Host steps that only decide which plan runs, and how often."""
 
@@ -62,6 +65,9 @@ def describe_plan(plan: Plan) -> list[str]:
         *(f"  input  {v}" for v in plan.inputs),
         *(f"  output {v}" for v in plan.outputs),
     ]
+    if needed := [str(r) for r in summary(plan.requirements)]:
+        more = f" and {len(needed) - SIZES} more, see --nodes" if len(needed) > SIZES else ""
+        lines.append(f"  sizes  {', '.join(needed[:SIZES])}{more}")
     control = {op: n for op, n in host.most_common() if op in CONTROL}
     if control:
         lines.append(f"  host steps whose bodies are compiled when they run: {_counted(control)}")
@@ -121,6 +127,7 @@ def plan_document(plan: Plan, trace: Trace | None = None) -> dict[str, Any]:
         "target": str(plan.target),
         "inputs": [{"name": v.name, "type": str(v.type)} for v in plan.inputs],
         "outputs": [{"name": v.name, "type": str(v.type)} for v in plan.outputs],
+        "requirements": [str(r) for r in summary(plan.requirements)],
         "regions": sum(isinstance(s, RegionStep) for s in plan.steps),
         "kernels": [{"label": c.label, "program": c.program.name, "nodes": list(c.origin)} for c in calls_of(plan)],
         "host_steps": dict(host_ops(plan)),

@@ -14,6 +14,7 @@ from fusec.frontend.known import Known, from_array
 from fusec.frontend.messages import clean, show_types
 from fusec.frontend.symbols import SymbolTable
 from fusec.ir.graph import Attr, Graph, Node, Value, Weight, weight
+from fusec.ir.requirement import Requirement, strictest
 from fusec.ir.types import DType, TensorType, Type
 from fusec.knobs import Limits
 from fusec.ops.op import get
@@ -43,6 +44,7 @@ class Builder:
     inputs: list[Value] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     weights: dict[str, Weight] = field(default_factory=dict)
+    requirements: list[Requirement] = field(default_factory=list)
     env: dict[str, Bound] = field(default_factory=dict)
     contents: dict[str, Known | None] = field(default_factory=dict)
     """Known contents of values, by value name; None where it was looked for in vain."""
@@ -178,9 +180,20 @@ class Builder:
         """The model's name of a value, as far as it has one already."""
         return self._names.get(value.name, value.name.replace("\0", "t"))
 
-    def forget(self, names: set[str]) -> None:
-        """Drop what was remembered about values whose nodes are taken back."""
-        self._data = {k: v for k, v in self._data.items() if v.name not in names}
+    @property
+    def mark(self) -> tuple[int, int]:
+        """How much there is by now, for `undo`."""
+        return len(self.nodes), len(self.requirements)
+
+    def undo(self, mark: tuple[int, int]) -> None:
+        """Take back what a row that gave up half-way has made since a mark, and what was remembered about it."""
+        nodes, requirements = mark
+        gone = {v.name for node in self.nodes[nodes:] for v in node.outputs}
+        for name in gone:
+            self.makers.pop(name, None)
+            self.contents.pop(name, None)
+        self._data = {k: v for k, v in self._data.items() if v.name not in gone}
+        del self.nodes[nodes:], self.requirements[requirements:]
 
     def bind(self, name: str, bound: Bound) -> None:
         """Let an ONNX name stand for a value; the first name that a value gets is the one it keeps."""
@@ -205,7 +218,7 @@ class Builder:
         outs = tuple(renamed.get(v.name, v) for v in out_values)
         used = {v.name for n in nodes for v in n.operands} | {v.name for v in outs}
         weights = {k: w for k, w in self.weights.items() if k in used}
-        return Graph(name, tuple(self.inputs), outs, tuple(nodes), weights)
+        return Graph(name, tuple(self.inputs), outs, tuple(nodes), weights, strictest(self.requirements))
 
     def _free_name(self, node: Node, taken: set[str]) -> str:
         base = f"{clean(node.origin[0]) if node.origin else 'fusec'}/{node.op}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,11 @@ import onnx
 from fusec.errors import ModelError
 from fusec.frontend.attributes import attribute_values
 from fusec.frontend.builder import Bound, Builder, NotNative
-from fusec.frontend.known import Known, is_equal
+from fusec.frontend.known import Known, is_at_least, is_equal
 from fusec.frontend.messages import clean, show_types
 from fusec.ir.dim import Dim, Extent, product, symbols_of
 from fusec.ir.graph import Attr, Value
+from fusec.ir.requirement import Requirement
 from fusec.ir.types import DType, TensorType, Type
 
 Result = Bound | Sequence[Bound | None]
@@ -154,14 +155,13 @@ class Call:
         The elements are read from the difference of the two sizes on. That is nothing but a place outside unless it is 0.
         """
         n = x.shape[axis]
+        self.require_equal(size, n)
         starts = tuple(size - n if i == axis else 0 for i in range(len(x.shape)))
         sizes = tuple(size if i == axis else d for i, d in enumerate(x.shape))
         return self.emit("slice", x, starts=starts, sizes=sizes, steps=(1,) * len(sizes))
 
     def matmul(self, a: Value, b: Value) -> Value:
         """A matrix product whose sizes provably fit."""
-        check_equal(a.shape[-1], b.shape[-2])
-        broadcast(self, [a.shape[:-2], b.shape[:-2]])
         return self._matmul(a, b, {})
 
     def integer_matmul(self, a: Value, b: Value) -> Value:
@@ -169,6 +169,8 @@ class Call:
         return self._matmul(a, b, {"to": DType.I32})
 
     def _matmul(self, a: Value, b: Value, attrs: Mapping[str, Attr]) -> Value:
+        check_equal(a.shape[-1], b.shape[-2])
+        broadcast(self, [a.shape[:-2], b.shape[:-2]])
         return self.emit("matmul", a, b, **attrs)
 
     def concat(self, parts: Sequence[Value], axis: int) -> Value:
@@ -210,6 +212,25 @@ class Call:
     def expand(self, x: Value, shape: Sequence[Extent]) -> Value:
         """`x` broadcast to exactly `shape`."""
         return x if tuple(shape) == x.shape else self.emit("expand", x, shape=tuple(shape))
+
+    def require(self, size: Extent, least: int, text: str) -> None:
+        """A size is at least `least` in every run. `text` names attributes and ends where the size belongs.
+
+        ModelError where it never is; where that depends on the inputs' sizes it is checked when these are known.
+        """
+        self._require(is_at_least(size, least), Requirement(size, least, what=text))
+
+    def require_equal(self, a: Extent, b: Extent) -> None:
+        """Two sizes are the same in every run; the rest as for `require`."""
+        text = f"the sizes {a} and {b} must be the same, and differ by"
+        self._require(is_equal(a, b), Requirement(a - b, 0, True, text))
+
+    def _require(self, holds: bool | None, r: Requirement) -> None:
+        if holds is False:
+            raise self.error(f"{r.what} {r.size}")
+        if holds is None:
+            what = f"{clean(self.op_type)} {clean(self.origin[0])!r}: {r.what}"
+            self.builder.requirements.append(replace(r, what=what, origin=self.origin))
 
     def error(self, text: str) -> ModelError:
         """A ModelError that names this node and its input types."""

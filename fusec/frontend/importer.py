@@ -83,13 +83,13 @@ class Importer:
             self.builder.add_weight(names.get(name, name), sparse_array(s, self.builder.limits, self.folder))
 
     def _import(self, flat: FlatNode) -> None:
-        call, mark = self._call(flat), len(self.builder.nodes)
+        call, mark = self._call(flat), self.builder.mark
         results = self._known(call)
         if results is None:
             results = self._native(call)
         condition = call.inputs[0] if self.may_defer and call.inputs and not self.refusals.kinds else None
         if hides_rank(flat, condition, results, self.builder):
-            self._undo(mark)
+            self.builder.undo(mark)
             self.deferred.add(flat)
             return
         self._bind(flat, results)
@@ -134,7 +134,7 @@ class Importer:
     def _native(self, call: Call) -> Sequence[Bound | None]:
         """What the node's row makes of it; where there is none or it gives up, an opaque node."""
         native_row = find_row(domain_of(call.proto), call.op_type)
-        mark = len(self.builder.nodes)
+        mark = self.builder.mark
         refused: Contradiction | None = None
         try:
             if native_row is not None:
@@ -146,7 +146,7 @@ class Importer:
                 else "there is no native form of this op"
             )
         except NotNative as e:
-            self._undo(mark)
+            self.builder.undo(mark)
             refused = e if isinstance(e, Contradiction) else None
             reason = str(e)
         except (TypeError, ValueError, LookupError, ArithmeticError) as e:
@@ -157,16 +157,6 @@ class Importer:
                 raise call.error(f"attribute {clean(name)!r} is missing") from e
             raise call.error(f"its attributes or inputs make no sense ({clean(repr(e))})") from e
         return make_opaque(call, self.refusals, reason, refused)
-
-    def _undo(self, mark: int) -> None:
-        """Drop the nodes of a row that gave up half-way, unless a later node of the model may already use them."""
-        for node in self.builder.nodes[mark:]:
-            for v in node.outputs:
-                self.builder.makers.pop(v.name, None)
-                self.builder.contents.pop(v.name, None)
-        gone = {v.name for node in self.builder.nodes[mark:] for v in node.outputs}
-        self.builder.forget(gone)
-        del self.builder.nodes[mark:]
 
     def _taken_branch(self, flat: FlatNode) -> Iterator[FlatNode] | None:
         """The nodes of the branch that an If with a known condition takes; None for everything else."""

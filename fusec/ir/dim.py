@@ -115,6 +115,26 @@ def floordiv(a: Extent, b: Extent) -> Extent:
     return _divide("floordiv", a, b)
 
 
+def quotient(a: Extent, b: int) -> Extent:
+    """`floordiv` for sizes: a quotient of a quotient is written as one, and no constant is left that `b` could be taken out of.
+
+    So sizes far down a network stay short, and equal ones more often look it. `b` is at least 1.
+
+    >>> n = symbol("N")
+    >>> quotient(quotient(n - 1, 2) + 1, 2), quotient(n - 1, 2) + 1
+    (floordiv(N + 1, 4), floordiv(N + 1, 2))
+    """
+    if isinstance(a, int):
+        return a // b
+    constant = sum(coef for mono, coef in a.terms if not mono)
+    terms = [(mono, coef) for mono, coef in a.terms if mono]
+    inner = terms[0][0][0] if len(terms) == 1 and terms[0][1] == 1 and len(terms[0][0]) == 1 else None
+    if isinstance(inner, Atom) and inner.fn == "floordiv" and isinstance(inner.b, int) and inner.b > 0:
+        return quotient(inner.a + constant * inner.b, inner.b * b)
+    whole, rest = divmod(constant, b)
+    return floordiv(_make(terms) + rest, b) + whole
+
+
 def ceildiv(a: Extent, b: Extent) -> Extent:
     """a / b rounded up."""
     return _divide("ceildiv", a, b)
@@ -235,7 +255,7 @@ def parse_dim(text: str) -> Extent:
     """Read what `str` wrote. ValueError where the text is anything else."""
     try:
         return _from_ast(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, RecursionError, MemoryError) as e:
+    except (SyntaxError, RecursionError, MemoryError, ZeroDivisionError) as e:
         raise ValueError(f"not a dimension: {text!r}") from e
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusec.ir.dim import Extent
+from fusec.ir.requirement import Requirement
 from fusec.ir.types import DType, TensorType, Type
 
 Attr = None | bool | int | float | str | bytes | DType | Extent | TensorType | tuple["Attr", ...]
@@ -119,7 +120,7 @@ class Metadata:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A whole program: inputs, outputs, nodes in a topological order, and weights by name.
+    """A whole program: inputs, outputs, nodes in a topological order, weights by name, and what it needs of its sizes.
 
     Always holds (checked by `ir.verify`): every value has one producer (an input, a weight or a node), is produced before
     it is used, and types are what the ops' type rules say.
@@ -130,6 +131,7 @@ class Graph:
     outputs: tuple[Value, ...]
     nodes: tuple[Node, ...]
     weights: Mapping[str, Weight] = field(default_factory=dict)
+    requirements: tuple[Requirement, ...] = ()
     source_sha256: str = field(default="", compare=False)
     """The hash of the model file that it was read from, where it was read from one."""
     metadata: Metadata = field(default=Metadata(), compare=False)

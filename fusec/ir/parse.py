@@ -17,9 +17,12 @@ import numpy.typing as npt
 from fusec.errors import FusecError, PlanError, nearest
 from fusec.ir.dim import parse_dim
 from fusec.ir.graph import Attr, Graph, Node, Value, Weight
+from fusec.ir.requirement import Requirement
 from fusec.ir.types import DType, TensorType, Type, parse_type
 
-RESERVED = frozenset("graph weight return from none true false nan inf random".split()) | {d.value for d in DType}
+RESERVED = frozenset("graph require weight return from none true false nan inf random".split()) | {
+    d.value for d in DType
+}
 """Words with a meaning of their own: values with such a name are written as strings."""
 DEEPEST = 32
 """Nesting of attribute tuples beyond which a text is refused."""
@@ -32,6 +35,7 @@ _NAME = re.compile(r"[A-Za-z_][\w.]*", re.ASCII)
 _INTEGER = re.compile(r"-?\d{1,400}")
 _FLOAT = re.compile(r"-?(?:inf|nan|\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)")
 _RECIPE = re.compile(r'(?:[^"{\n;#]|"(?:[^"\\\n]|\\.)*")*')
+_SIZE = re.compile(r'[^{}\n;#">=]*')
 _MARK = re.compile(r'[][(){},;\n#"=]')
 
 T = TypeVar("T")
@@ -67,15 +71,18 @@ class GraphParser:
         return replace(whole, nodes=tuple(nodes))
 
     def whole(self, statement: Callable[[], None]) -> Graph:
-        """The whole text as a graph without its nodes: `statement` reads what is neither a weight nor the return."""
+        """The whole text as a graph without its nodes: `statement` reads what is no requirement, weight or return."""
         self.word("graph")
         name = self.name()
         self.expect("(")
         inputs = tuple(self.listed(self.declared, ")"))
         self.expect("{")
         weights: dict[str, Weight] = {}
+        requirements: list[Requirement] = []
         while not self.accept_word("return"):
-            if self.accept_word("weight"):
+            if self.accept_word("require"):
+                requirements.append(self.requirement())
+            elif self.accept_word("weight"):
                 w = self.weight()
                 weights[w.value.name] = w
             else:
@@ -84,7 +91,7 @@ class GraphParser:
         self.blank()
         if self.at != len(self.text):
             self.fail("text follows the graph")
-        return Graph(name, inputs, outputs, (), weights)
+        return Graph(name, inputs, outputs, (), weights, tuple(requirements))
 
     # statements
 
@@ -125,15 +132,33 @@ class GraphParser:
             self.fail(f"{op}: an attribute is given twice")
         self.expect("(")
         operands = tuple(self.listed(self.operand, ")"))
-        origin: tuple[str, ...] = ()
-        if self.accept_word("from"):
-            self.expect("(")
-            origin = tuple(self.listed(self.string, ")"))
+        origin = self.origin()
         types = [t for _, t in targets if t is not None]
         if len(types) != len(targets):
             types = self.infer(op, operands, attrs, len(targets), start)
         outputs = tuple(self.declare(Value(name, t)) for (name, _), t in zip(targets, types, strict=True))
         return Node(op, operands, outputs, tuple(attrs), origin)
+
+    def origin(self) -> tuple[str, ...]:
+        """The ONNX nodes that something stands for; none where they are not written."""
+        if not self.accept_word("from"):
+            return ()
+        self.expect("(")
+        return tuple(self.listed(self.string, ")"))
+
+    def requirement(self) -> Requirement:
+        """What the graph needs of a size, after the word `require`."""
+        text = self.match(_SIZE, "a dimension")
+        is_exact = self.accept("==")
+        if not is_exact:
+            self.expect(">=")
+        least = int(self.match(_INTEGER, "an integer"))
+        self.word("for")
+        what = self.string()
+        try:
+            return Requirement(parse_dim(text), least, is_exact, what, self.origin())
+        except ValueError as e:
+            self.fail(str(e)[:200])
 
     def target(self) -> tuple[str, Type | None]:
         """The name of an output, and its type where one is written."""

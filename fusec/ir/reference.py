@@ -10,6 +10,7 @@ import numpy as np
 from fusec.errors import FusecError, InputError, UnsupportedError, nearest
 from fusec.ir.dim import Dim, evaluate, symbol
 from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.requirement import check_known
 from fusec.ir.types import DType, TensorType
 
 OpaqueFn = Callable[[Node, "list[Any]"], "Sequence[Any]"]
@@ -22,7 +23,7 @@ def run_reference(
     """The outputs by name, or every value where `every` is set.
 
     Symbols are bound by the shapes of the inputs, fresh ones by what opaque nodes return. InputError where the feeds are
-    not the graph's inputs, UnsupportedError for an opaque node without `opaque`.
+    not the graph's inputs, or of sizes that do not meet its requirements; UnsupportedError for an opaque node without `opaque`.
     """
     env: dict[str, int] = {}
     values: dict[str, Any] = {name: w.array for name, w in graph.weights.items()}
@@ -31,11 +32,14 @@ def run_reference(
             raise InputError(f"input {v.name!r} is missing", input=v.name, hint=nearest(v.name, list(feeds)))
         values[v.name] = _checked(v, feeds[v.name])
         bind(v, values[v.name], env)
+    waiting = check_known(graph.requirements, env)
     last = {} if every else _last_readers(graph)
     for i, n in enumerate(graph.nodes):
         for v, result in zip(n.outputs, _run(n, [v and values[v.name] for v in n.inputs], env, opaque), strict=True):
             values[v.name] = result
             bind(v, result, env)
+        if waiting and n.op == "opaque":
+            waiting = check_known(waiting, env)
         for name in last.get(i, ()):
             del values[name]
     return values if every else {v.name: values[v.name] for v in graph.outputs}

@@ -1,6 +1,7 @@
 """The text form of graphs: `parse_graph(print_graph(g))` is the same graph again.
 
     graph mlp(x: f32[N, 128]) {
+      require N >= 2 for "Conv '/conv': kernel_shape [2] reaches over 2 elements, the padded input has" from ("/conv")
       weight w: f32[128, 4] = init("fc1.weight")
       weight b: f32[4] = init("fc1.bias") {0.5, -0.0, nan, 1e-05}
       h: f32[N, 4] = matmul(x, w) from ("/fc1/MatMul")
@@ -10,8 +11,9 @@
 
 Grammar; blanks, newlines and `;` may stand between any two tokens, and `#` starts a comment that ends with its line:
 
-    graph     = "graph" name "(" [value {"," value}] ")" "{" {weight | node} "return" [name {"," name}] "}"
+    graph     = "graph" name "(" [value {"," value}] ")" "{" {require | weight | node} "return" [name {"," name}] "}"
     value     = name ":" type
+    require   = "require" dimension (">=" | "==") integer "for" string ["from" "(" [string {"," string}] ")"]
     weight    = "weight" value ["=" recipe] ["{" data "}"]
     node      = target {"," target} "=" op ["[" key "=" attr {"," key "=" attr} "]"] "(" [operand {"," operand}] ")"
                 ["from" "(" [string {"," string}] ")"]
@@ -42,6 +44,7 @@ from fusec.errors import BugError
 from fusec.ir.dim import Dim
 from fusec.ir.graph import Attr, Graph, Node, Value, Weight
 from fusec.ir.parse import RESERVED, parse_graph, scan_recipe
+from fusec.ir.requirement import Requirement
 from fusec.ir.types import DType, TensorType
 
 __all__ = ["parse_graph", "print_graph", "print_name", "print_node"]
@@ -50,8 +53,9 @@ MOST_ELEMENTS = 16
 
 
 def print_graph(graph: Graph) -> str:
-    """The graph as text, one line per weight and node."""
+    """The graph as text, one line per requirement, weight and node."""
     lines = [f"graph {print_name(graph.name)}({', '.join(map(_value, graph.inputs))}) {{"]
+    lines += [f"  {_requirement(r)}" for r in graph.requirements]
     lines += [f"  {_weight(w)}" for w in graph.weights.values()]
     lines += [f"  {print_node(n)}" for n in graph.nodes]
     lines += ["  return " + ", ".join(print_name(v.name) for v in graph.outputs), "}"]
@@ -62,8 +66,7 @@ def print_node(n: Node) -> str:
     """One node as a line of the graph's text."""
     attrs = f"[{', '.join(f'{k}={_attr(v)}' for k, v in n.attrs)}]" if n.attrs else ""
     operands = ", ".join("none" if v is None else print_name(v.name) for v in n.inputs)
-    origin = f" from ({', '.join(map(json.dumps, n.origin))})" if n.origin else ""
-    return f"{', '.join(map(_value, n.outputs))} = {n.op}{attrs}({operands}){origin}"
+    return f"{', '.join(map(_value, n.outputs))} = {n.op}{attrs}({operands}){_origin(n.origin)}"
 
 
 def print_name(name: str) -> str:
@@ -74,6 +77,14 @@ def print_name(name: str) -> str:
 
 def _value(v: Value) -> str:
     return f"{print_name(v.name)}: {v.type}"
+
+
+def _origin(origin: tuple[str, ...]) -> str:
+    return f" from ({', '.join(map(json.dumps, origin))})" if origin else ""
+
+
+def _requirement(r: Requirement) -> str:
+    return f"require {r} for {json.dumps(r.what)}{_origin(r.origin)}"
 
 
 def _weight(w: Weight) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from fusec.ir.dim import Dim, symbols_of
 from fusec.ir.graph import Attr, Graph, Node
+from fusec.ir.requirement import Requirement
 from fusec.ir.types import Type, symbols_in
 
 
@@ -28,6 +29,13 @@ def needed_symbols(node: Node) -> frozenset[str]:
     if node.op == "opaque":
         return symbols_of_types(v.type for v in node.operands)
     return symbols_of_types(v.type for v in node.outputs).union(*(_in_attr(a) for _, a in node.attrs))
+
+
+def checkable(graph: Graph) -> tuple[Requirement, ...]:
+    """The requirements whose symbols inputs or opaque nodes tell: what asks for others left the graph with its teller."""
+    opaque = (v.type for n in graph.nodes if n.op == "opaque" for v in n.outputs)
+    told = symbols_of_types((*(v.type for v in graph.inputs), *opaque))
+    return tuple(r for r in graph.requirements if r.symbols and r.symbols <= told)
 
 
 def symbols_of_types(types: Iterable[Type]) -> frozenset[str]:

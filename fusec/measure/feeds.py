@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from fusec.errors import UsageError
 from fusec.ir.dim import Dim, evaluate
 from fusec.ir.graph import Value
+from fusec.ir.requirement import Requirement, summary
 from fusec.ir.types import DType, TensorType
 from fusec.knobs import Knobs, Limits
 
@@ -19,12 +20,29 @@ DEFAULT_DIM = 1
 """What a symbolic dimension is where nobody says: most are batch sizes."""
 
 
-def random_feeds(
-    inputs: Sequence[Value], seed: int = 0, dims: Mapping[str, int] | None = None
-) -> dict[str, npt.NDArray[Any]]:
-    """Normal floats, small non-negative integers (safe as indices into any table), coin-flip booleans."""
-    rng, sizes = np.random.default_rng(seed), dict(dims or {})
-    return {v.name: random_array(v, rng, sizes) for v in inputs}
+MOST_TRIED = 1 << 12
+"""Up to where sizes are raised until a model's requirements are met."""
+
+
+def choose_sizes(
+    names: Iterable[str], requirements: Sequence[Requirement], given: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Sizes for symbols that nobody gave: the least that a model can run with, as far as that can be told, else 1.
+
+    Where more than a bound on one symbol is asked for, as that two ways through a network meet again, powers of two are tried.
+    """
+    given = given or {}
+    sizes = {s: DEFAULT_DIM for s in names if s not in given}
+    for r in summary(requirements):
+        if (name := str(r.size)) in sizes and not r.is_exact:
+            sizes[name] = max(sizes[name], r.least)
+    open_ = [r for r in requirements if r.symbols <= sizes.keys() | given.keys()]
+    while missed := next((r for r in open_ if not r.holds({**sizes, **given})), None):
+        raised = {s: 1 << sizes[s].bit_length() for s in missed.symbols if s in sizes}
+        if not raised or max(raised.values()) > MOST_TRIED:
+            break  # the run will say what is wrong
+        sizes |= raised
+    return sizes
 
 
 def random_array(

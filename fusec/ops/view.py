@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusec.errors import BugError, ModelError
-from fusec.ir.dim import Extent, floordiv, product
+from fusec.ir.dim import Extent, product, quotient
 from fusec.ir.evaluate import literal
 from fusec.ir.types import DType, TensorType, Type
 from fusec.ops.op import Attrs, Infer, Kind, Op, Reference, as_tuple, register
@@ -148,7 +148,7 @@ _register("pad", _infer_pad, _pad_reference)
 
 def window_count(n: Extent, size: Extent, stride: int, dilation: int) -> Extent:
     """How many windows of `size` elements, `dilation` apart, fit into `n` elements, one every `stride`."""
-    return floordiv(n - (size - 1) * dilation - 1, stride) + 1
+    return quotient(n - (size - 1) * dilation - 1, stride) + 1
 
 
 def _infer_windows(inputs: Sequence[Type | None], attrs: Attrs) -> tuple[Type, ...]:

@@ -11,6 +11,7 @@ from typing import NoReturn
 from fusec.errors import FusecError, PlanError
 from fusec.ir.dim import symbols_of
 from fusec.ir.graph import Value
+from fusec.ir.told import symbols_of_types
 from fusec.ir.types import TensorType
 from fusec.kernels.cpu.stream_form import is_streamed
 from fusec.kernels.kernel import Call, Kernel, StageTiling
@@ -37,6 +38,18 @@ def check_plan(plan: Plan) -> None:
         for kernel in menu:
             _check_kernel(kernel, plan.target, precision)
     _Order(plan).run()
+
+
+def _check_requirements(plan: Plan) -> None:
+    """Every requirement is one that some run can check: inputs or host steps tell its symbols."""
+    told = symbols_of_types(v.type for v in (*plan.inputs, *_host_results(plan)))
+    for r in plan.requirements:
+        if not r.symbols or r.symbols - told:
+            _fail(f"it requires {r}, and nothing tells these sizes")
+
+
+def _host_results(plan: Plan) -> Iterable[Value]:
+    return (v for s in plan.steps if isinstance(s, HostStep) for v in s.node.outputs)
 
 
 def _fail(message: str) -> NoReturn:
@@ -146,6 +159,7 @@ class _Order:
                 _fail(f"input {v.name!r} is an alias or a weight as well")
             self.make(v.name, "input")
         _unique((v.name for v in plan.outputs), "output")
+        _check_requirements(plan)
         for step in plan.steps:
             if isinstance(step, HostStep):
                 self.host(step)

@@ -5,12 +5,22 @@ from __future__ import annotations
 from fusec.errors import FusecError, PlanError
 from fusec.ir.dim import parse_dim
 from fusec.ir.graph import Graph, Value
+from fusec.ir.requirement import Requirement
 from fusec.ir.text import parse_graph, print_graph
 from fusec.ir.types import parse_type
 from fusec.kernels.kernel import Call, Guard, Kernel, StageTiling, Tiling
 from fusec.kernels.layout import Layout
 from fusec.plan.plan import HostStep, Plan, RegionStep, Step
-from fusec.plan.schema import CallRecord, Contents, KernelRecord, StageRecord, StepRecord, ValueRecord, WeightRecord
+from fusec.plan.schema import (
+    CallRecord,
+    Contents,
+    KernelRecord,
+    RequirementRecord,
+    StageRecord,
+    StepRecord,
+    ValueRecord,
+    WeightRecord,
+)
 from fusec.tile.program import TileProgram
 from fusec.tile.text import parse_program, print_program
 
@@ -31,6 +41,9 @@ def to_records(plan: Plan) -> tuple[Contents, str]:
         weights=[
             WeightRecord(w.value.name, str(w.value.type), str(w.layout), w.recipe, i)
             for i, w in enumerate(plan.weights.values())
+        ],
+        requirements=[
+            RequirementRecord(str(r.size), r.least, r.is_exact, r.what, list(r.origin)) for r in plan.requirements
         ],
     )
     return contents, SEPARATOR.join(print_program(p) for p in programs.values())
@@ -59,6 +72,16 @@ def kernels_from(contents: Contents, programs: dict[str, TileProgram]) -> dict[s
         return {n: tuple(_kernel(k, programs[n]) for k in records) for n, records in contents.kernels.items()}
     except (KeyError, ValueError, FusecError) as e:
         raise PlanError(f"a kernel of the plan file is not valid: {e}") from e
+
+
+def requirements_from(contents: Contents) -> tuple[Requirement, ...]:
+    """The requirements. PlanError where a size does not parse."""
+    try:
+        return tuple(
+            Requirement(parse_dim(r.size), r.least, r.exact, r.what, tuple(r.origin)) for r in contents.requirements
+        )
+    except (ValueError, FusecError) as e:
+        raise PlanError(f"a requirement of the plan file is not valid: {e}") from e
 
 
 def value_from(record: ValueRecord) -> Value:

@@ -21,7 +21,7 @@ from fusec.ir.types import DType, TensorType
 from fusec.kernels.layout import Layout
 from fusec.plan import container, tensors
 from fusec.plan.check import check_plan
-from fusec.plan.contents import kernels_from, programs_from, steps_from, to_records, value_from
+from fusec.plan.contents import kernels_from, programs_from, requirements_from, steps_from, to_records, value_from
 from fusec.plan.plan import Plan, PlanWeight, layout_key
 from fusec.plan.schema import (
     FEATURES,
@@ -152,6 +152,7 @@ def deserialise(data: memoryview) -> Plan:
         steps=steps_from(contents, programs),
         kernels=kernels_from(contents, programs),
         weights=_weights(contents.weights, tensors.read(body[WEIGHTS], WEIGHTS)),
+        requirements=requirements_from(contents),
         numerics=manifest.numerics,
         fuse=manifest.fuse,
         passes=manifest.passes,

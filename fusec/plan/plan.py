@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fusec.errors import BugError, PlanError
 from fusec.ir.graph import Metadata, Value
+from fusec.ir.requirement import Requirement
 from fusec.ir.types import Type
 from fusec.kernels.kernel import Kernel
 from fusec.kernels.layout import Layout
@@ -39,6 +40,7 @@ def layout_key(layout: Layout) -> str:
 class Plan:
     """A compiled model.
 
+    `requirements` are what it needs of its sizes; each is checked when its symbols get numbers.
     `aliases` maps a value to the value whose bytes it shares (a reshape of it); resolve until it is no key. `kernels` is
     the menu per program name; of the kernels whose guard admits a binding the first is used. `weights` is keyed by
     (value name, layout key). `fused` is the fused graph as text, for people and for recompiling; `source_sha256` is
@@ -56,6 +58,7 @@ class Plan:
     steps: tuple[Step, ...]
     kernels: Mapping[str, tuple[Kernel, ...]]
     weights: Mapping[tuple[str, str], PlanWeight]
+    requirements: tuple[Requirement, ...] = ()
     numerics: Mapping[str, str] = field(default_factory=dict)
     fuse: bool = True
     passes: str = ""

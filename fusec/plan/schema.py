@@ -113,6 +113,16 @@ class WeightRecord(Struct, frozen=True):
     index: int
 
 
+class RequirementRecord(Struct, frozen=True):
+    """A Requirement."""
+
+    size: str
+    least: int
+    exact: bool
+    what: str
+    origin: list[str]
+
+
 class Contents(Struct, frozen=True):
     """Everything but the weights' bytes, the tile programs and the fused graph."""
 
@@ -121,6 +131,7 @@ class Contents(Struct, frozen=True):
     steps: list[StepRecord]
     kernels: dict[str, list[KernelRecord]]
     weights: list[WeightRecord]
+    requirements: list[RequirementRecord]
 
 
 T = TypeVar("T", bound=Struct)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from fusec.errors import InputError, nearest
 from fusec.ir.dim import Dim, Extent, evaluate, linear
 from fusec.ir.graph import Value
+from fusec.ir.requirement import Requirement, check_known
 from fusec.ir.types import DType, OptionalType, TensorType, Type
 
 Feeds = Mapping[str, Any] | Sequence[Any]
@@ -109,15 +110,23 @@ def _wrong_dtype(name: str, kind: TensorType, array: npt.NDArray[Any]) -> InputE
 
 @dataclass
 class Symbols:
-    """Numbers for dimension symbols, and which tensor each came from, so that a contradiction can name both."""
+    """Numbers for dimension symbols, and which tensor each came from, so that a contradiction can name both.
 
-    values: dict[str, int]
-    origin: dict[str, str]
+    `waiting` are the requirements that were not checked yet, for want of numbers.
+    """
 
-    @staticmethod
-    def empty() -> Symbols:
-        """Nothing bound yet."""
-        return Symbols({}, {})
+    values: dict[str, int] = field(default_factory=dict)
+    origin: dict[str, str] = field(default_factory=dict)
+    waiting: tuple[Requirement, ...] = ()
+
+    def copy(self) -> Symbols:
+        """The same, to be added to."""
+        return Symbols(dict(self.values), dict(self.origin), self.waiting)
+
+    def check(self) -> None:
+        """InputError where the numbers do not meet a requirement that waited for them."""
+        if self.waiting:
+            self.waiting = check_known(self.waiting, self.values)
 
     def match_all(self, tensors: Iterable[tuple[str, Type, Any]], what: str = "input") -> None:
         """Bind symbols by comparing declared types with the shapes of real arrays, in whatever order they resolve."""

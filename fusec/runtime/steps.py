@@ -136,16 +136,17 @@ class Steps:
         return BINDING_BYTES
 
     def symbols(self, feeds: Mapping[str, Any]) -> Symbols:
-        """The symbols that the shapes of the inputs determine. InputError where they contradict."""
+        """The symbols that the shapes of the inputs determine. InputError where they contradict, or miss a requirement."""
         shapes = tuple([getattr(feeds[v.name], "shape", None) for v in self.plan.inputs])
         found = self._symbols.get(shapes)
         if found is None:
-            found = Symbols.empty()
+            found = Symbols(waiting=self.plan.requirements)
             found.match_all((v.name, v.type, feeds[v.name]) for v in self.plan.inputs if feeds[v.name] is not None)
+            found.check()
             if len(self._symbols) >= KNOWN_SHAPES:
                 self._symbols.clear()
             self._symbols[shapes] = found
-        return Symbols(dict(found.values), dict(found.origin))
+        return found.copy()
 
     def binding(self, index: int, symbols: Mapping[str, int]) -> RegionBinding:
         """The region of a step for these symbols, from the cache or planned now."""
@@ -198,7 +199,7 @@ class Steps:
                 continue
             fixed = isinstance(v.type, TensorType) and v.type.is_static
             if fixed and (v.name in self.weights or self.plan.root(v.name) in self.weights):
-                constants[i] = self._value({}, Symbols.empty(), v.name)
+                constants[i] = self._value({}, Symbols(), v.name)
             else:
                 varying.append((i, v.name))
         places = tuple(constants.get(i) for i in range(len(step.node.inputs)))
@@ -245,6 +246,7 @@ class Steps:
                 node=_origin(step.node),
                 op=str(step.node.attr("op_type", step.node.op)),
             ) from e
+        symbols.check()
 
     def _value(self, env: Mapping[str, Any], symbols: Symbols, name: str) -> Any:
         """A value by name: made by a step, a weight, or the reshape of one of these."""

@@ -21,11 +21,12 @@ BINARY: dict[str, Any] = {
     "%": lambda a, b: a % b,
     "floordiv": dim.floordiv,
     "ceildiv": dim.ceildiv,
+    "quotient": lambda a, b: dim.quotient(a, b) if isinstance(b, int) else a // b,
     "mod": dim.mod,
     "max": dim.maximum,
     "min": dim.minimum,
 }
-DIVIDES = {"//", "%", "floordiv", "ceildiv", "mod"}
+DIVIDES = {"//", "%", "floordiv", "ceildiv", "quotient", "mod"}
 envs = st.fixed_dictionaries({n: st.integers(1, 50) for n in NAMES})
 Pair = tuple[Extent, Any]
 

@@ -16,6 +16,7 @@ from fusec.ir.build import GraphBuilder
 from fusec.ir.dim import Extent, ceildiv, floordiv, maximum, minimum, mod, symbol
 from fusec.ir.graph import Graph, Node, Value
 from fusec.ir.parse import parse_graph
+from fusec.ir.requirement import Requirement
 from fusec.ir.text import print_graph
 from fusec.ir.types import DType, MapType, OptionalType, SequenceType, TensorType, Type
 
@@ -26,6 +27,7 @@ def same(a: Graph, b: Graph) -> None:
     assert (a.name, a.inputs, a.outputs) == (b.name, b.inputs, b.outputs)
     assert [repr(n) for n in a.nodes] == [repr(n) for n in b.nodes]  # repr: nan equals nan, 1 differs from True and 1.0
     assert [n.origin for n in a.nodes] == [n.origin for n in b.nodes]
+    assert [(r, r.what, r.origin) for r in a.requirements] == [(r, r.what, r.origin) for r in b.requirements]
     assert list(a.weights) == list(b.weights)
     for k, w in a.weights.items():
         v = b.weights[k]
@@ -93,6 +95,11 @@ def arrays(draw: st.DrawFn) -> np.ndarray[Any, Any]:
     return np.random.default_rng(draw(st.integers(0, 9))).integers(0, 2, shape).astype(dtype.numpy)
 
 
+requirements = st.builds(
+    Requirement, extents(), st.integers(-9, 9), st.booleans(), names, st.lists(names, max_size=2).map(tuple)
+)
+
+
 @st.composite
 def graphs(draw: st.DrawFn) -> Graph:
     free = iter(draw(st.lists(names, min_size=14, max_size=14, unique=True)))
@@ -115,7 +122,7 @@ def graphs(draw: st.DrawFn) -> Graph:
         nodes.append(Node(draw(keys), tuple(ins), tuple(outs), tuple(sorted(attributes.items())), origin))
         values += outs
     outputs = draw(st.lists(st.sampled_from(values), max_size=2, unique=True)) if values else []
-    return Graph(b.name, inputs, tuple(outputs), tuple(nodes), weights)
+    return Graph(b.name, inputs, tuple(outputs), tuple(nodes), weights, tuple(draw(st.lists(requirements, max_size=2))))
 
 
 @settings(phases=PHASES)
@@ -125,7 +132,7 @@ def test_round_trip(graph: Graph) -> None:
     again = parse_graph(text, {k: w.array for k, w in graph.weights.items()})
     same(again, graph)
     assert print_graph(again) == text
-    assert text.count("\n") == len(graph.nodes) + len(graph.weights) + 2
+    assert text.count("\n") == len(graph.nodes) + len(graph.weights) + len(graph.requirements) + 2
 
 
 @settings(phases=PHASES)
@@ -173,6 +180,9 @@ def test_written_by_hand_types_may_be_left_out() -> None:
         ("graph g(x: " + "seq(" * 5000 + "f32[*]" + ")" * 5000 + ") { return x }", "line 1"),
         ("graph g(x: f32[" + "-" * 5000 + "1]) { return x }", "line 1"),
         ("graph g(x: f32[2]) { y: f32[2] = f[a=1, a=2](x) return y }", "twice"),
+        ('graph g(x: f32[N]) { require floordiv(1, 0) >= 2 for "" return x }', "not a dimension"),
+        ('graph g(x: f32[N]) { require N > 2 for "" return x }', "expected '>='"),
+        ('graph g(x: f32[N]) { require N >= 2 return x }', "expected 'for'"),
     ],
 )  # fmt: skip
 def test_errors_name_the_line(text: str, message: str) -> None:

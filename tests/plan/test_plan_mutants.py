@@ -48,11 +48,22 @@ def views() -> ModelBuilder:
     return b
 
 
+def windows() -> ModelBuilder:
+    """Sizes that have to be large enough for what is taken out of them."""
+    b = ModelBuilder("windows")
+    x = b.input("x", ["n", 3, "h", "w"], b.rng.standard_normal((2, 3, 9, 12)).astype(np.float32))
+    y = b.op("Conv", x, b.weight(4, 3, 3, 3), strides=[2, 2])
+    y = b.op("MaxPool", y, kernel_shape=[2, 2], strides=[2, 2])
+    b.output(b.op("GlobalAveragePool", y), ["n", 4, 1, 1])
+    return b
+
+
 MODELS: dict[str, Callable[[], ModelBuilder]] = {
     "mlp": lambda: mlp([8, 16, 4], batch=2, dynamic=True),
     "encoder": lambda: encoder(1, 32, 4, 64, 8, 1, 50, dynamic=True),
     "gpt2": lambda: gpt2_decode(1, 32, 4, 8, 64),
     "views": views,
+    "windows": windows,
 }
 
 
@@ -145,6 +156,11 @@ def load_and_run(data: bytes, path: Path) -> None:
         ("mlp", MANIFEST, '"target":"cpu', '"target":"../cpu', "target"),
         ("views", CONTENTS, 'b64\\"', 'b64\\"AAAA', "host step"),
         ("views", CONTENTS, "opaque[", "reshape[", "host step"),
+        ("windows", CONTENTS, '"size":"floordiv(h', '"size":"floordiv(q', "nothing tells"),
+        ("windows", CONTENTS, '"size":"floordiv(h', '"size":"4 + floordiv(1', "requirement|nothing tells"),
+        ("windows", CONTENTS, '"size":"floordiv(h', '"size":"floordiv(h, 0)+floordiv(h', "no size at all"),
+        ("windows", CONTENTS, '"least":2', '"least":1000', "the padded input has"),
+        ("windows", CONTENTS, '"requirements":[', '"needs":[', "needs"),
     ],
 )  # fmt: skip
 def test_attacks_are_named(plans: dict[str, Path], model: str, section: str, old: str, new: str, words: str) -> None:
@@ -176,7 +192,9 @@ def test_a_host_step_reads_no_file(plans: dict[str, Path], tmp_path: Path, monke
 
 def test_one_seed_is_one_mutant(plans: dict[str, Path]) -> None:
     data = plans["mlp"].read_bytes()
-    assert mutant(data, 3) == mutant(data, 3) != data
+    made = [mutant(data, seed) for seed in range(8)]
+    assert made == [mutant(data, seed) for seed in range(8)]
+    assert len({data, *made}) > 4
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fusec.frontend.call import Call
 from fusec.frontend.known import is_at_least, larger, smaller
-from fusec.ir.dim import Extent, ceildiv, floordiv
+from fusec.ir.dim import Extent, quotient
 
 LARGEST = (1 << 31) - 1
 """Paddings, strides and dilations beyond this are mistakes, and sizes made of them overflow."""
@@ -73,8 +73,8 @@ def _same(w: Windows, spatial: Sequence[Extent], lower: bool) -> Windows:
     """Padding for one window per `stride` elements, half of it on either side."""
     before, after = list[Extent](), list[Extent]()
     for n, stride, reach in zip(spatial, w.strides, w.reaches):
-        total = (ceildiv(n, stride) - 1) * stride + reach - n
-        front = floordiv(larger(total, 0) + (1 if lower else 0), 2)
+        total = quotient(n - 1, stride) * stride + reach - n
+        front = quotient(larger(total, 0) + (1 if lower else 0), 2)
         before.append(front)
         after.append(total - front)  # negative where windows leave elements out
     return Windows(w.sizes, w.strides, w.dilations, tuple(before), tuple(after), w.beyond)
@@ -84,17 +84,14 @@ def _rounded_up(w: Windows, spatial: Sequence[Extent]) -> Windows:
     """One more window where the last elements would be left out, unless all of it lay in padding."""
     beyond = list[Extent]()
     for n, stride, reach, before, after in zip(spatial, w.strides, w.reaches, w.before, w.after):
-        windows = ceildiv(n + before + after - reach, stride) + 1
+        windows = quotient(n + before + after - reach - 1, stride) + 2
         if is_at_least(reach - stride - after, 0) is not True:
-            windows = smaller(windows, ceildiv(n + before, stride))
+            windows = smaller(windows, quotient(n + before - 1, stride) + 1)
         beyond.append((windows - 1) * stride + reach - n - before - after)
     return Windows(w.sizes, w.strides, w.dilations, w.before, w.after, tuple(beyond))
 
 
 def _check_reach(call: Call, w: Windows, spatial: Sequence[Extent]) -> None:
     for n, reach, before, after in zip(spatial, w.reaches, w.before, w.ends):
-        if is_at_least(n + before + after, reach) is False:
-            padded = n + before + after
-            raise call.error(
-                f"kernel_shape {list(w.sizes)} reaches over {reach} elements, the padded input has {padded}"
-            )
+        text = f"kernel_shape {list(w.sizes)} reaches over {reach} elements, the padded input has"
+        call.require(n + before + after, reach, text)

@@ -104,6 +104,11 @@ class Kernel:
         return {o.name: chosen.get(o.name, Layout.row_major(len(o.shape))) for o in self.program.operands}
 
     @cached_property
+    def keeps(self) -> bool:
+        """Whether a worker keeps weights from one tile to the next, where these are alike: then it should run such tiles."""
+        return any(t.template == "resident" for t in self.tiling.stages)
+
+    @cached_property
     def reads(self) -> tuple[Access, ...]:
         """What the stages load of operands in memory, equal accesses once."""
         loads = ((x.operand, x.index) for stage in self.program.stages for x in stage.loads())
@@ -393,7 +398,8 @@ class Source:
     `text` is the compiler's input, `entry` the symbol in it: `void entry(i64* slots, i64 first_tile, i64 count,
     i8* scratch)` on a CPU. `slots` says what the argument block holds, `scratch` how many bytes of 64-byte aligned
     private memory a worker lends it, evaluated like a slot; `shared` likewise of memory that a worker's threads share, where
-    a device has such.
+    a device has such. The last `kept` bytes of that stay as they are from one call to the next: a function `<entry>_keep`
+    brings them.
     """
 
     text: str
@@ -401,6 +407,7 @@ class Source:
     slots: tuple[Slot, ...]
     scratch: Extent
     shared: Extent = 0
+    kept: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ TIGHT_GROUPS = 8
 """Groups of one call where bytes are reused in planned order: who writes into them waits for all."""
 MOST_STEPS = 1 << 14
 """Tasks of shared steps beyond which fewer workers share a step."""
+MOST_KEPT = 1 << 15
+"""The same where each worker keeps weights: with fewer workers it could keep them no longer."""
 
 
 def schedule_device(
@@ -76,7 +78,7 @@ def _placed(
     """Cut, group and place. Steps of recurrent layers are shared out, or layers are, whatever ends first."""
     found = list[tuple[Tasks, Groups, Assignment]]()
     choices = [grain]
-    if workers > 1 and any(is_sequential(c.kernel) for c in region.calls):
+    if workers > 1 and any(is_sequential(c.kernel) and not c.kernel.kernel.keeps for c in region.calls):
         choices = [replace(grain, whole_steps=True), grain]
     for choice in choices:
         tasks = cut_tasks(region, _sharing(region, workers, choice), microseconds, choice)
@@ -87,14 +89,19 @@ def _placed(
 
 def _sharing(region: BoundRegion, workers: int, grain: Grain) -> int:
     """Workers that tasks are cut for: fewer where so many steps are shared that planning would take too long."""
-    if grain.whole_steps:
+    if grain.whole_steps or workers == 1:
         return workers
-    steps = 0
+    steps = pieces = 0
     for call in region.calls:
         sizes = zip(call.kernel.grid, call.kernel.kernel.program.axes, strict=True)
         sequential = [n for n, a in sizes if a.sequential]
-        steps += int(np.prod(sequential)) if sequential else 0
-    return max(2, min(workers, MOST_STEPS // steps)) if steps and workers > 1 else workers
+        if sequential and call.kernel.kernel.keeps:
+            pieces += call.kernel.tiles
+        elif sequential:
+            steps += int(np.prod(sequential))
+    if pieces > MOST_KEPT:
+        steps += pieces
+    return max(2, min(workers, MOST_STEPS // steps)) if steps else workers
 
 
 def _tightened(

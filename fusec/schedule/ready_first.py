@@ -1,6 +1,8 @@
 """List scheduling for devices with many workers: the first free worker takes the first task of the program that can start.
 
 A task goes to the worker that made what it waits for where that is no later: what a worker did itself needs no wait.
+Tasks with a pin all go to one worker, which does nothing else meanwhile: its memory keeps the weights that they share. Where
+no worker can be spared for a pin, its tasks wait until another one is through.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from fusec.schedule.tasks import Tasks
 
 MIXED = -1
 """Instead of a worker: several."""
+SPARE = 32
+"""One of so many workers, and at least one, is left to tasks without a pin."""
 
 
 def assign_groups(tasks: Tasks, groups: Groups, workers: int, costs: Costs) -> Assignment:
@@ -47,18 +51,27 @@ class _Placement:
         self.order: list[int] = []
         self.future: list[tuple[float, int]] = []
         self.able: list[int] = []
+        self.pin: list[int] = tasks.pin.tolist() or [-1] * n
+        self.pin_left = np.bincount(tasks.pin[tasks.pin >= 0]).tolist()
+        self.pin_worker: list[int | None] = [None] * len(self.pin_left)
+        self.pins = [0] * workers
+        """How many pins each worker has."""
+        self.unpinned = workers
+        self.pinned: list[int] = []
+        """Tasks that can start, on the worker of their pin."""
+        self.blocked: list[int] = []
+        """Tasks that can start, but no worker can be spared for their pin."""
 
     def run(self) -> Assignment:
         self.able = [t for t in range(self.n) if not self.left[t]]
-        future, able, free = self.future, self.able, self.free
         while len(self.order) < self.n:
-            now, w = self.waiting[0]
-            if now != free[w]:
-                heappop(self.waiting)  # it has got a task in the meantime
-                continue
-            while future and future[0][0] <= now:
-                heappush(able, heappop(future)[1])
-            self.place(heappop(able) if able else heappop(future)[1], w)
+            if self.pinned:
+                t = self.pinned.pop()
+                self.put(t, self.pin_worker[self.pin[t]] or 0)
+            elif self.able or self.future:
+                self.place_next()
+            else:
+                self.pin_to(heappop(self.blocked), None)
         arrays = (np.array(x, np.int64) for x in (self.worker, self.position, self.order))
         worker, position, order = arrays
         none = np.zeros((0, self.workers), np.int64)
@@ -66,16 +79,51 @@ class _Placement:
             self.workers, worker, position, none, order, np.array(self.start, float), np.array(self.end, float)
         )
 
+    def place_next(self) -> None:
+        """Give the first free worker without a pin the first task that can start."""
+        while self.waiting and (self.waiting[0][0] != self.free[self.waiting[0][1]] or self.pins[self.waiting[0][1]]):
+            heappop(self.waiting)  # it has got a task or a pin in the meantime
+        future, able = self.future, self.able
+        now, w = self.waiting[0] if self.waiting else min((x, w) for w, x in enumerate(self.free))
+        while future and future[0][0] <= now:
+            heappush(able, heappop(future)[1])
+        t = heappop(able) if able else heappop(future)[1]
+        if self.pin[t] < 0:
+            self.place(t, w)
+        elif self.pin_worker[self.pin[t]] is not None:
+            self.pinned.append(t)
+        elif self.unpinned > max(1, self.workers // SPARE):
+            self.pin_to(t, w)
+        else:
+            heappush(self.blocked, t)
+
+    def pin_to(self, t: int, w: int | None) -> None:
+        """Give a task's pin to a worker; None is the one with the fewest."""
+        if w is None:
+            w = min(range(self.workers), key=lambda v: (self.pins[v], self.free[v]))
+        self.unpinned -= not self.pins[w]
+        self.pins[w] += 1
+        self.pin_worker[self.pin[t]] = w
+        self.pinned.append(t)
+
     def place(self, t: int, w: int) -> None:
         """Put a task at the end of a queue: of worker `w`, or of the one that made what it reads."""
-        start, home = self.begin(t, w), self.home[t]
-        if home not in (MIXED, w) and (at_home := self.begin(t, home)) <= start:
-            start, w = at_home, home
+        home = self.home[t]
+        if home not in (MIXED, w) and not self.pins[home] and self.begin(t, home) <= self.begin(t, w):
+            w = home
+        self.put(t, w)
+
+    def put(self, t: int, w: int) -> None:
+        """Put a task at the end of the queue of a worker."""
+        start = self.begin(t, w)
         self.queued[w] += 1
         self.worker[t], self.position[t] = w, self.queued[w]
         self.start[t], self.end[t] = start, start + self.cost[t]
         self.free[w] = end = self.end[t]
-        heappush(self.waiting, (end, w))
+        if self.pin[t] >= 0:
+            self.unpin(self.pin[t], w)
+        if not self.pins[w]:
+            heappush(self.waiting, (end, w))
         self.order.append(t)
         g = self.group[t]
         maker = self.group_worker[g]
@@ -84,6 +132,16 @@ class _Placement:
         self.open[g] -= 1
         if not self.open[g]:
             self.announce(g)
+
+    def unpin(self, pin: int, w: int) -> None:
+        """One task less; after the last one the worker is free for others."""
+        self.pin_left[pin] -= 1
+        if not self.pin_left[pin]:
+            self.pins[w] -= 1
+            self.unpinned += not self.pins[w]
+            for t in self.blocked:
+                heappush(self.able, t)
+            self.blocked.clear()
 
     def begin(self, t: int, w: int) -> float:
         """When a task can start on a worker."""
@@ -101,7 +159,10 @@ class _Placement:
                 self.second[t] = end
             self.left[t] -= 1
             if not self.left[t]:
-                heappush(self.future, (max(self.top[t], self.second[t] + self.news), t))
+                if self.pin[t] >= 0 and self.pin_worker[self.pin[t]] is not None:
+                    self.pinned.append(t)
+                else:
+                    heappush(self.future, (max(self.top[t], self.second[t] + self.news), t))
 
 
 def group_waits(a: Assignment, groups: Groups) -> tuple[IntArray, IntArray, npt.NDArray[np.int32]]:

@@ -147,6 +147,8 @@ def _limits(kernel: Kernel, params: dict[str, int], feeds: bool) -> dict[str, in
     They depend on sizes alone, never on the number of workers.
     """
     axes = kernel.program.axes
+    if kernel.keeps:
+        return {}  # its tiles are what workers have room for
     if any(a.sequential for a in axes):
         return {} if axes[-1].sequential else {axes[-1].name: STEP_COLUMNS}
     if not feeds or not axes:

@@ -6,7 +6,7 @@ The tiles are the kernel's; only how many of them make a task depends on the num
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil, prod
 from types import MappingProxyType
 
@@ -74,7 +74,8 @@ class Tasks:
 
     `bounds[c]:bounds[c + 1]` are those of call c. `phase` grows along the whole list. `accesses` are those of buffers
     that somebody writes, in program order. `kept` are the bytes of weights that every step of a sequential call reads
-    again, `steps` how many there are; 0 for other calls.
+    again, `steps` how many there are; 0 for other calls. `pin` is -1, or a number that tasks have in common that should run
+    on one worker, whose memory keeps their part of the weights.
     """
 
     call: IntArray
@@ -86,6 +87,7 @@ class Tasks:
     accesses: tuple[Access, ...]
     kept: tuple[int, ...] = ()
     steps: tuple[int, ...] = ()
+    pin: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.call)
@@ -123,7 +125,21 @@ def cut_tasks(
         tuple(accesses),
         tuple(_kept(c.kernel) for c in region.calls),
         tuple(_steps(c.kernel) for c in region.calls),
+        _pins(region, runs),
     )
+
+
+def _pins(region: BoundRegion, runs: list[Runs]) -> IntArray:
+    """A number per call and place within a step, for calls whose workers keep weights."""
+    parts, count = [np.zeros(0, np.int64)], 0
+    for call, run in zip(region.calls, runs, strict=True):
+        pin = np.full(len(run.first), -1, np.int64)
+        if call.kernel.kernel.keeps and len(pin):
+            width = int(np.bincount(run.phase).max())
+            pin = count + np.arange(len(pin)) % width
+            count += width
+        parts.append(pin)
+    return np.concatenate(parts)
 
 
 def is_sequential(kernel: BoundKernel) -> bool:
@@ -177,12 +193,15 @@ def _sequential_runs(
     grid, lead = kernel.grid, sequential.index(False) if False in sequential else len(sequential)
     if not any(sequential[lead:]):
         steps, width = prod(grid[:lead]), prod(grid[lead:])
-        if workers > 1 and grain.whole_steps:
+        keeps = kernel.kernel.keeps
+        if workers > 1 and (width == 1 if keeps else grain.whole_steps):
             total = kernel.tiles * tile_cost
             runs = max(min(steps, grain.chunks, int(total / grain.chunk)), ceil(total / grain.longest), 1)
             starts = np.arange(min(runs, steps) + 1) * steps // min(runs, steps) * width
             return _of(kernel, starts[:-1], np.diff(starts), np.arange(len(starts) - 1), tile_cost)
         inner = _cut(width, grid[lead:], width * tile_cost, workers, replace(grain, per_worker=1, least=grain.step))
+        if keeps and workers >= width:  # a worker has room for one tile's weights
+            inner = np.arange(width + 1)
         if len(inner) == 2:  # nothing to share within a step: the tiles' own order is a legal one
             starts = _cut(kernel.tiles, grid, kernel.tiles * tile_cost, 1, grain)
             return _of(kernel, starts[:-1], np.diff(starts), np.arange(len(starts) - 1), tile_cost)

@@ -13,6 +13,8 @@ COUNTER_WORDS = 16
 """Words from one counter to the next: a line of 128 bytes each."""
 SHARED_ALIGNMENT = 1024
 SCRATCH_ALIGNMENT = 256
+KEPT_ALIGNMENT = 128
+"""Of what stays in shared memory from tile to tile."""
 ENTRY = "fusec_region"
 """The kernel of a module: `void fusec_region(fx_frame* frame)`, launched cooperatively with THREADS threads a block."""
 NO_SIGNAL = -1

@@ -75,8 +75,8 @@ def _compiler(target: Target) -> str:
 def _encoded(built: ModuleCode) -> bytes:
     """A line of JSON (what calling the bodies needs), then the code."""
     bodies = {
-        key: [[[s.kind, s.name, str(s.extent)] for s in b.source.slots], str(b.source.scratch), str(b.source.shared)]
-        for key, b in built.bodies.items()
+        key: [[[s.kind, s.name, str(s.extent)] for s in x.slots], str(x.scratch), str(x.shared), x.kept]
+        for key, x in ((key, b.source) for key, b in built.bodies.items())
     }
     return json.dumps({"entry": built.entry, "bodies": bodies}).encode() + b"\n" + built.code
 
@@ -95,9 +95,10 @@ def _decoded(payload: bytes) -> ModuleCode | None:
                     tuple(Slot(str(kind), str(name), parse_dim(extent)) for kind, name, extent in slots),
                     parse_dim(scratch),
                     parse_dim(shared),
+                    int(kept),
                 ),
             )
-            for i, (key, (slots, scratch, shared)) in enumerate(fields["bodies"].items())
+            for i, (key, (slots, scratch, shared, kept)) in enumerate(fields["bodies"].items())
         }
         entry = str(fields["entry"])
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fusec.errors import BugError
 from fusec.ir.dim import Dim, Extent, ceildiv, product, symbol, symbols_of
 from fusec.ir.types import DType
-from fusec.kernels.cuda.abi import SCRATCH_ALIGNMENT
+from fusec.kernels.cuda.abi import KEPT_ALIGNMENT, SCRATCH_ALIGNMENT
 from fusec.kernels.cuda.index import primitive_part, upper
 from fusec.kernels.cuda.scalar import element_type, from_memory, value_type
 from fusec.kernels.cuda.writer import Writer
@@ -56,6 +56,7 @@ class Context:
         self.slots: list[Slot] = []
         self.scratch_bytes: Extent = 0
         self.shared_bytes = 0
+        self.kept_bytes = 0
         self._local_bytes = local_bytes
         self._loaded: dict[tuple[Slot, str], str] = {}
         self._numbers: dict[Slot, int] = {}
@@ -105,7 +106,8 @@ class Context:
 
     def text(self) -> list[str]:
         """The lines of the function: first what all of it uses."""
-        return [*self._entry, *self.writer.text()]
+        kept = [f"constexpr int kept_start = {self.kept_start};"] if self.kept_bytes else []
+        return [*kept, *self._entry, *self.writer.text()]
 
     # ---- tiles
 
@@ -160,6 +162,32 @@ class Context:
         offset = -(-self.shared_bytes // alignment) * alignment
         self.shared_bytes = offset + size
         return f"(task.shared + {offset})"
+
+    def keep(self, size: int, alignment: int) -> str:
+        """The address of `size` bytes of shared memory that stay as they are until a tile needs other ones, as a char*.
+
+        They lie behind all others, from `kept_start` on.
+        """
+        offset = -(-self.kept_bytes // alignment) * alignment
+        self.kept_bytes = offset + size
+        return f"(task.shared + kept_start + {offset})"
+
+    @property
+    def kept_start(self) -> int:
+        """Where the bytes begin that are kept, once all others are given out."""
+        return -(-self.shared_bytes // KEPT_ALIGNMENT) * KEPT_ALIGNMENT
+
+    @property
+    def all_shared(self) -> int:
+        """Bytes of shared memory that the body needs, with what is kept."""
+        return self.kept_start + self.kept_bytes if self.kept_bytes else self.shared_bytes
+
+    def beside(self) -> Context:
+        """For another function of the same kernel: it has the same argument slots."""
+        out = Context(self.kernel, self.target)
+        out.slots, out._numbers = self.slots, self._numbers
+        out.shared_bytes, out.kept_bytes = self.shared_bytes, self.kept_bytes
+        return out
 
     def merging(self, size: int) -> str:
         """Shared memory for merging the states of a fold, which all folds of the kernel that need as much take in turn."""

@@ -35,6 +35,8 @@ from fusec.kernels.cuda.known import with_known
 from fusec.kernels.cuda.levels import LEVELS
 from fusec.kernels.cuda.nest import emit_nest
 from fusec.kernels.cuda.product import TEMPLATES, emit_product
+from fusec.kernels.cuda.resident import ResidentStages
+from fusec.kernels.cuda.resident_shape import TEMPLATE as RESIDENT
 from fusec.kernels.cuda.stream import emit_stream
 from fusec.kernels.cuda.turn import emit_turn
 from fusec.kernels.kernel import Kernel, Source
@@ -47,29 +49,37 @@ def emit(kernel: Kernel, target: Target) -> Source:
     """The kernel's device function, its name, and what its slots, scratch and shared memory must hold."""
     entry = f"fusec_{class_key(kernel, target)[:24]}"
     kernel = with_known(kernel)
-    ctx = _written(kernel, target, SHARED_BYTES)
+    ctx, resident = _written(kernel, target, SHARED_BYTES)
     limit = LEVELS[target.level.removesuffix(EMULATED)].shared
-    if ctx.shared_bytes > limit:  # locals give way to what products need
-        ctx = _written(kernel, target, max(0, SHARED_BYTES - (ctx.shared_bytes - limit)))
+    if ctx.all_shared > limit:  # locals give way to what products need
+        ctx, resident = _written(kernel, target, max(0, SHARED_BYTES - (ctx.all_shared - limit)))
+    keep = resident.keep(entry) if resident is not None else ""
     lines = [f"FX_DEVICE void {entry}(const fx_task& task) {{", *(f"    {line}" for line in ctx.text()), "}", ""]
-    return Source("\n".join(lines), entry, tuple(ctx.slots), ctx.scratch_bytes, ctx.shared_bytes)
+    return Source(
+        "\n".join(lines) + keep, entry, tuple(ctx.slots), ctx.scratch_bytes, ctx.all_shared, kept=ctx.kept_bytes
+    )
 
 
-def _written(kernel: Kernel, target: Target, local_bytes: int) -> Context:
-    """The body of a kernel whose locals take so much shared memory at most."""
+def _written(kernel: Kernel, target: Target, local_bytes: int) -> tuple[Context, ResidentStages | None]:
+    """The body of a kernel whose locals take so much shared memory at most, and its stages that keep something."""
     ctx = Context(kernel, target, local_bytes)
     ctx.enter_tile()
-    _emit_stages(ctx, kernel)
-    return ctx
+    return ctx, _emit_stages(ctx, kernel)
 
 
-def _emit_stages(ctx: Context, kernel: Kernel) -> None:
-    if kernel.tiling.stages[0].template == "stream":
-        emit_stream(ctx, kernel.tiling.stages[0])
-        return
-    for number, (stage, tiling) in enumerate(zip(kernel.program.stages, kernel.tiling.stages, strict=True)):
+def _emit_stages(ctx: Context, kernel: Kernel) -> ResidentStages | None:
+    tilings = kernel.tiling.stages
+    if tilings[0].template == "stream":
+        emit_stream(ctx, tilings[0])
+        return None
+    resident = ResidentStages(ctx, tilings) if any(t.template == RESIDENT for t in tilings) else None
+    if resident is not None:
+        resident.begin()
+    for number, (stage, tiling) in enumerate(zip(kernel.program.stages, tilings, strict=True)):
         if number:
             ctx.writer.line("fx_barrier();")
+        if resident is not None and resident.emit(number):
+            continue
         if tiling.template == "turn":
             emit_turn(ctx, stage, tiling)
         elif tiling.template in NESTS:
@@ -78,3 +88,4 @@ def _emit_stages(ctx: Context, kernel: Kernel) -> None:
             emit_product(ctx, stage, tiling)
         else:
             raise BugError(f"{kernel.program.name}: CUDA has no template {tiling.template!r}")
+    return resident

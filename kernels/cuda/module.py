@@ -51,12 +51,20 @@ def module_text(bodies: Sequence[Source], *, wide: bool = False, includes: Seque
         f"FX_KERNEL({ENTRY})(fx_frame* frame) {{",
         "    fx_walk(frame, [](int kernel, const fx_task& task) {",
         "        switch (kernel) {",
-        *(f"            case {i}: {body.entry}(task); break;" for i, body in enumerate(bodies)),
+        *(f"            case {i}: {body.entry}(task); return {_written(body)};" for i, body in enumerate(bodies)),
         "        }",
+        "        return 0;",
+        "    }, [](int kernel, const fx_task& task, fx_kept& kept) {",
+        *(f"        if (kernel == {i}) {body.entry}_keep(task, kept);" for i, body in enumerate(bodies) if body.kept),
         "    });",
         "}",
     ]
     return ModuleText("\n".join(lines) + "\n", ENTRY, wide)
+
+
+def _written(body: Source) -> str:
+    """How many bytes of shared memory from its start on a body may write."""
+    return str(body.shared - body.kept) if isinstance(body.shared, int) else "1 << 30"
 
 
 @cache

@@ -14,9 +14,12 @@ from fusec.kernels.cpu.contract_form import Contraction, contraction, direct_loa
 from fusec.kernels.cuda.blocks import COLUMNS as BLOCK_COLUMNS
 from fusec.kernels.cuda.blocks import blocked
 from fusec.kernels.cuda.emit import NESTS
-from fusec.kernels.cuda.levels import LEVELS
+from fusec.kernels.cuda.known import with_known
+from fusec.kernels.cuda.levels import LEVELS, Level
 from fusec.kernels.cuda.product import TEMPLATES as PRODUCTS
 from fusec.kernels.cuda.product_shapes import STREAMED, shape_of, tensor_dtype, unwidened, without_widening
+from fusec.kernels.cuda.resident_shape import TEMPLATE as RESIDENT
+from fusec.kernels.cuda.resident_shape import residents
 from fusec.kernels.cuda.stream import COLUMNS, products
 from fusec.kernels.cuda.turn import turned_axis
 from fusec.kernels.kernel import Kernel, StageTiling
@@ -44,7 +47,11 @@ def refusal(kernel: Kernel, level: str, precision: str) -> str:
         return why
     if any(t.template == "stream" for t in kernel.tiling.stages):
         return _stream(kernel, tile)
+    if why := _resident(kernel, known):
+        return why
     for stage, tiling in zip(kernel.program.stages, kernel.tiling.stages, strict=True):
+        if tiling.template == RESIDENT:
+            continue
         if tiling.template == "wgmma" and not (known is not None and known.has_wgmma):
             return f"{level} has no wgmma"
         form = contraction(stage) if tiling.template == "mma" else None
@@ -52,6 +59,21 @@ def refusal(kernel: Kernel, level: str, precision: str) -> str:
             return "it would round float32 to tf32, and the plan says that nothing does"
         if why := _stage(kernel.program, stage, tiling, tile):
             return f"a stage cannot have the template {tiling.template!r}: {why}"
+    return ""
+
+
+def _resident(kernel: Kernel, level: Level | None) -> str:
+    """What is kept in shared memory has a known size that there is room for."""
+    wanted = [t for t in kernel.tiling.stages if t.template == RESIDENT]
+    if not wanted:
+        return ""
+    whole = with_known(kernel)
+    found = residents(whole.program, whole.tiling)
+    if len(found) != len(wanted) or any(t.lane not in ("", r.form.n) for t, r in zip(wanted, found, strict=True)):
+        return "a stage has no weights of known size that could stay in shared memory"
+    size = sum(r.kept + r.working for r in found)
+    if level is not None and size > level.shared:
+        return f"{size} bytes of shared memory are wanted, and {level.name} has {level.shared}"
     return ""
 
 

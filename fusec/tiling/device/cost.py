@@ -36,6 +36,8 @@ RATES = {
     "sm_100": Rates({"simt": 300e3, "mma": 1_200e3, "gemv": 120e3, "stream": 600e3}, 150e3, 38e3, 60e3),
     "sm_120": Rates({"simt": 350e3, "mma": 850e3, "gemv": 60e3, "stream": 400e3}, 120e3, 7e3, 25e3),
 }
+RESIDENT = 100e3
+"""Operations of products with weights that are kept: each weight is read from shared memory once a step."""
 TRANSCENDENTAL_OPERATIONS = 12.0
 TILE_OVERHEAD = 0.5
 """Microseconds for the barriers around a tile and the first bytes to arrive."""
@@ -55,13 +57,25 @@ def device_microseconds(bound: BoundKernel, target: Target) -> float:
         for f in stage.folds:
             folded *= bound.extents[f.name]
         if tiling.template in PRODUCTS and stage.folds:
-            busy += 2.0 * folded / rates.products[tiling.template]
+            busy += 2.0 * folded / rates.products.get(tiling.template, RESIDENT)
             folded = 0.0
         busy += (points * _operations(stage, False) + folded * _operations(stage, True)) / rates.nests
     if any(a.sequential for a in bound.kernel.program.axes):
-        return TILE_OVERHEAD + max(busy / bound.tiles, bound.bytes / rates.kept)
+        return TILE_OVERHEAD + max(busy / bound.tiles, (bound.bytes - _kept(bound)) / rates.kept)
     moved = sum(bound.footprint.values()) / bound.tiles  # what one tile reads again of another's is in the shared cache
     return TILE_OVERHEAD + max(busy / bound.tiles, moved / rates.bytes, bound.bytes / rates.kept)
+
+
+def _kept(bound: BoundKernel) -> float:
+    """Bytes of weights that an average tile finds where the one before left them."""
+    if not bound.kernel.keeps:
+        return 0.0
+    total = 0.0
+    for name, box in bound.reads.items():
+        operand = bound.kernel.program.operand[name]
+        if operand.role == "weight":
+            total += float((box[:, :, 1] - box[:, :, 0]).prod(1).sum()) * operand.dtype.itemsize
+    return total / bound.tiles
 
 
 def _operations(stage: Stage, inside: bool) -> float:

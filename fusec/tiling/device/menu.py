@@ -10,6 +10,7 @@ from fusec.target import Target
 from fusec.tile.program import TileProgram
 from fusec.tiling.device.nest import Sizes, nest_choices, nest_stage
 from fusec.tiling.device.product import product_choices
+from fusec.tiling.device.resident import is_recurrent, resident_choices
 from fusec.tiling.device.stream import streamed
 
 
@@ -23,11 +24,21 @@ def device_menu(
     if first is not None and first.tiling.guard is None:
         return (first,)
     few = () if first is None else (first,)
+    if is_recurrent(program):
+        kept = [c.tiling for c in resident_choices(program, target, calls)]
+        few = (*few, *(Kernel(program, t) for t in kept if t is not None))
+        if None not in kept and all(any(_takes(k, call) for k in few) for call in calls):
+            return few
     out = []
     for choice in product_choices(program, target, calls, precision):
         stages = tuple(choice.stages.get(i) or nest_stage(program, s, sizes) for i, s in enumerate(program.stages))
         out.append(Kernel(program, Tiling(choice.tile, stages, choice.layouts, choice.guard)))
     return (*few, *(out or _nests(program, sizes)))
+
+
+def _takes(kernel: Kernel, call: Mapping[str, Extent]) -> bool:
+    guard = kernel.tiling.guard
+    return guard is None or call[guard.param] == guard.low == guard.high
 
 
 def _nests(program: TileProgram, sizes: Sizes) -> tuple[Kernel, ...]:

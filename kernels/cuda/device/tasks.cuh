@@ -2,6 +2,12 @@
 #pragma once
 #include "sync.cuh"
 
+#ifdef FX_EMULATED
+#define FX_TASK_MEMBER inline
+#else
+#define FX_TASK_MEMBER __device__ __forceinline__
+#endif
+
 // What a tile body gets. `slots`: the argument block of the call; `io`: addresses of this run's inputs and outputs; `scratch`:
 // global memory of the block; `shared`: dynamic shared memory. All 256 threads enter a body together and run one tile.
 struct fx_task {
@@ -10,6 +16,16 @@ struct fx_task {
     long long tile;
     char* scratch;
     char* shared;
+};
+
+// What stands in a block's shared memory from byte `start` on and is kept from tile to tile: the part of a weight that tiles
+// with argument block `slots` and number `part` read. Nothing where `slots` is null. No schedule says what is kept: a body that
+// keeps something compares, and the task loop forgets what another body may have written over.
+struct fx_kept {
+    const long long* slots;
+    int part, start;
+
+    FX_TASK_MEMBER bool is(const fx_task& task, int number) const { return slots == task.slots && part == number; }
 };
 
 // A run of tiles of one call: `slots` is an address, `waits` the first of `wait_count` entries in the table of waits, `signal`
@@ -69,57 +85,73 @@ FX_DEVICE void fx_publish(fx_u64* counter) {
 }
 
 // The barrier before a tile; true where somebody says so. The emulator looks for copies that the tile before has not waited for,
-// and may fill the memory that it left with NaN, so that a tile that reads what it has not written shows.
-FX_DEVICE bool fx_tile_barrier(bool yes, const fx_task& task, long long scratch_bytes) {
+// and may fill the memory that it left with NaN, so that a tile that reads what it has not written shows: of shared memory all
+// but what is kept.
+FX_DEVICE bool fx_tile_barrier(bool yes, const fx_task& task, long long scratch_bytes, const fx_kept& kept) {
 #ifdef FX_EMULATED
-    return fx_rt_tile_barrier(yes, __LINE__, task.scratch, scratch_bytes) != 0;
+    return fx_rt_tile_barrier(yes, __LINE__, task.scratch, scratch_bytes, kept.slots ? kept.start : -1) != 0;
 #else
     return fx_barrier_any(yes);
 #endif
 }
 
-// Walks this block's rows. `body(kernel, task)` is the switch over the module's tile bodies.
+// Writes the time into a word of the table of times, where there is one.
+FX_DEVICE void fx_stamp(const fx_frame* frame, long long word) {
+    if (frame->times && fx_thread() == 0) frame->times[word] = fx_clock();
+}
+
+// Tile i of a row as its body gets it.
+FX_DEVICE fx_task fx_task_of(const fx_frame* frame, const fx_row& row, int i) {
+    char* const scratch = frame->scratch + fx_block() * frame->scratch_stride;
+    return {(const long long*)row.slots, frame->io, row.first + i, scratch, fx_shared_memory()};
+}
+
+// Walks this block's rows. `body(kernel, task)` is the switch over the module's tile bodies, and returns how many bytes of
+// shared memory from its start on the body may have written. `keep(kernel, task, kept)` brings what the tile keeps where it is
+// not there yet; for the first tile of a row that happens before the waits, since weights wait for nobody.
 //
 // Publishing: barrier (every thread's writes are before it), then one thread adds with release at gpu scope. Waiting: one thread
 // per counter reads relaxed until it is reached and fences, then the barrier hands that on to the block. The barrier after the
 // waits also keeps a tile's shared memory apart from the next one's.
-template <class Body>
-FX_DEVICE void fx_walk(fx_frame* frame, Body body) {
-    const int thread = fx_thread(), block = fx_block();
-    const fx_row* rows = frame->rows;
-    const fx_u64 epoch = frame->epoch;
-    const long long end = frame->starts[block + 1];
-    long long* times = frame->times;
-    long long* span = times ? times + 2 * (frame->starts[fx_blocks()] + block) : nullptr;
-    if (span && thread == 0) span[0] = fx_clock();
-    fx_task task;
-    task.io = frame->io;
-    task.scratch = frame->scratch + block * frame->scratch_stride;
-    task.shared = fx_shared_memory();
-    FX_NO_UNROLL for (long long r = frame->starts[block]; r < end; r++) {
-        const fx_row row = rows[r];
-        bool going = true;
-        FX_NO_UNROLL for (int i = thread; i < row.wait_count; i += FX_THREADS) {
-            const fx_wait_entry wait = frame->waits[row.waits + i];
-            const fx_u64 threshold = epoch * frame->totals[wait.counter] + wait.threshold;
-            going = fx_wait(frame->counters + wait.counter * FX_LINE, threshold, frame->abort) && going;
+//
+// What the walk must know after a tile it reads again from shared memory or the frame: what stayed in registers meanwhile, the
+// bodies could not have.
+template <class Body, class Keep>
+FX_DEVICE void fx_walk(fx_frame* frame, Body body, Keep keep) {
+    FX_OF_BLOCK fx_row current[2];  // by turns: some threads may still read the row before
+    fx_kept kept = {nullptr, 0, 0};
+    fx_stamp(frame, 2 * (frame->starts[fx_blocks()] + fx_block()));
+    FX_NO_UNROLL for (int r = (int)frame->starts[fx_block()]; r < (int)frame->starts[fx_block() + 1]; r++) {
+        {
+            const fx_row row = frame->rows[r];
+            const fx_task task = fx_task_of(frame, row, 0);
+            if (FX_KEEPS_OF_BLOCK) current[r & 1] = row;
+            keep((int)row.kernel, task, kept);
+            bool going = true;
+            FX_NO_UNROLL for (int i = fx_thread(); i < row.wait_count; i += FX_THREADS) {
+                const fx_wait_entry wait = frame->waits[row.waits + i];
+                const fx_u64 threshold = frame->epoch * frame->totals[wait.counter] + wait.threshold;
+                going = fx_wait(frame->counters + wait.counter * FX_LINE, threshold, frame->abort) && going;
+            }
+            if (fx_tile_barrier(!going, task, frame->scratch_stride, kept)) return;
+            fx_stamp(frame, 2 * r);
         }
-        if (fx_tile_barrier(!going, task, frame->scratch_stride)) return;
-        if (times && thread == 0) times[2 * r] = fx_clock();
-        task.slots = (const long long*)row.slots;
-        FX_NO_UNROLL for (long long i = 0; i < row.count; i++) {
-            task.tile = row.first + i;
-            if (i > 0) fx_tile_barrier(false, task, frame->scratch_stride);
-            body((int)row.kernel, task);
+        FX_NO_UNROLL for (int i = 0; i < (int)current[r & 1].count; i++) {
+            const fx_task task = fx_task_of(frame, current[r & 1], i);
+            if (i > 0) {
+                keep((int)current[r & 1].kernel, task, kept);
+                fx_tile_barrier(false, task, frame->scratch_stride, kept);
+            }
+            if (body((int)current[r & 1].kernel, task) > kept.start) kept.slots = nullptr;
         }
-        if (row.signal >= 0) fx_publish(frame->counters + row.signal * FX_LINE);
-        if (times && thread == 0) times[2 * r + 1] = fx_clock();
+        if (current[r & 1].signal >= 0) fx_publish(frame->counters + current[r & 1].signal * FX_LINE);
+        fx_stamp(frame, 2 * r + 1);
     }
-    if (span && thread == 0) span[1] = fx_clock();
+    fx_stamp(frame, 2 * (frame->starts[fx_blocks()] + fx_block()) + 1);
     fx_barrier();
     // the last block out ends the run; all others have read the epoch long before
-    if (thread == 0 && fx_add_acquire_release(&frame->exited, 1) == (fx_u64)fx_blocks() - 1) {
+    if (fx_thread() == 0 && fx_add_acquire_release(&frame->exited, 1) == (fx_u64)fx_blocks() - 1) {
         frame->exited = 0;
-        frame->epoch = epoch + 1;
+        frame->epoch++;
     }
 }

@@ -16,7 +16,8 @@ extern fx_rt_thread* fx_current __attribute__((visibility("hidden")));
 void fx_rt_barrier(int id, int threads, int line);
 void fx_rt_arrive(int id, int threads, int line);
 int fx_rt_barrier_any(int yes, int line);
-int fx_rt_tile_barrier(int yes, int line, void* scratch, long long scratch_bytes);
+// `kept`: where shared memory begins that is kept for the tile, -1 where nothing is.
+int fx_rt_tile_barrier(int yes, int line, void* scratch, long long scratch_bytes, int kept);
 void fx_rt_warp_barrier();
 unsigned fx_rt_ballot(int yes);
 void fx_rt_shuffle(void* value, int bytes, int by, int kind);

@@ -114,12 +114,12 @@ void fx_rt_barrier(int id, int threads, int line) { fx::barrier(id, threads, lin
 
 int fx_rt_barrier_any(int yes, int line) { return fx::barrier(0, fx::THREADS, line, yes != 0); }
 
-int fx_rt_tile_barrier(int yes, int line, void* scratch, long long scratch_bytes) {
+int fx_rt_tile_barrier(int yes, int line, void* scratch, long long scratch_bytes, int kept) {
     fx::Fiber* f = fx::grid->current;
     fx::Block& b = *f->block;
     if (fx::is_waiting_for_copies(f)) fx::fail_unwaited();
     if (fx::grid->poison && b.barrier[0].arrived == fx::THREADS - 1) {
-        memset(b.shared, 0xff, fx::grid->shared);
+        memset(b.shared, 0xff, kept < 0 ? fx::grid->shared : kept);
         memset(scratch, 0xff, scratch_bytes);
     }
     return fx::barrier(0, fx::THREADS, line, yes != 0);

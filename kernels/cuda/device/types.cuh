@@ -24,6 +24,8 @@
 #include "runtime.h"
 #define FX_DEVICE static inline
 #define FX_NOINLINE static __attribute__((noinline))
+#define FX_OF_BLOCK
+#define FX_KEEPS_OF_BLOCK true
 #define FX_UNROLL
 #define FX_NO_UNROLL
 #define FX_HERE int line = __builtin_LINE()
@@ -32,6 +34,8 @@
 #else
 #define FX_DEVICE static __device__ __forceinline__
 #define FX_NOINLINE static __device__ __noinline__
+#define FX_OF_BLOCK __shared__
+#define FX_KEEPS_OF_BLOCK (threadIdx.x == 0)
 #define FX_UNROLL _Pragma("unroll")
 #define FX_NO_UNROLL _Pragma("unroll 1")
 #define FX_HERE

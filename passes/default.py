@@ -22,6 +22,7 @@ from fusec.passes.graph.eliminate_dead import eliminate_dead
 from fusec.passes.graph.fold_batch_norm import fold_batch_norm
 from fusec.passes.graph.fold_constants import fold_constants
 from fusec.passes.graph.gather_first import gather_first
+from fusec.passes.graph.fold_padding import fold_padding
 from fusec.passes.graph.merge_matmuls import merge_matmuls
 from fusec.passes.graph.roll_lstm import roll_lstm
 from fusec.passes.graph.share_common import share_common
@@ -65,6 +66,7 @@ GRAPH_PASSES: Pipeline = (
             share_common,
             fold_batch_norm,  # no transpose is between a convolution and its norm any more
             sink_reshapes,  # here, for the patterns above know only the model's own places of reshapes
+            fold_padding,  # nor between it and its border
         ),
     ),
     FixPoint(

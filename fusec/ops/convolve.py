@@ -18,6 +18,15 @@ from fusec.ops.rules import tensors, unify
 from fusec.ops.view import window_count
 
 Array = npt.NDArray[Any]
+FEW_CHANNELS = 8
+"""Fewer channels than this are padded ahead: whole rows of a window are then dense, where single pixels are too short."""
+SHORT = 16
+"""The same of windows that are wider than a pixel: only they gain, and more channels less than the copy costs."""
+
+
+def is_padded_ahead(channels: Extent, width: Extent, groups: int) -> bool:
+    """Whether a convolution with windows of `width` had better read an image with its border than make one up."""
+    return groups == 1 and isinstance(channels, int) and channels < (FEW_CHANNELS if width == 1 else SHORT)
 
 
 def _infer_conv(inputs: Sequence[Type | None], attrs: Attrs) -> tuple[Type, ...]:

@@ -14,11 +14,7 @@ from fusec.frontend.table.spatial import windows_of
 from fusec.ir.dim import Extent, exact_quotient, product
 from fusec.ir.graph import Attr, Value
 from fusec.ir.types import DType
-
-FEW_CHANNELS = 8
-"""Fewer channels than this are padded ahead: whole rows of a window are then dense, where single pixels are too short."""
-SHORT = 16
-"""The same of windows that are wider than a pixel: only they gain, and more channels less than the copy costs."""
+from fusec.ops.convolve import FEW_CHANNELS, is_padded_ahead
 
 
 @dataclass(frozen=True)
@@ -86,9 +82,7 @@ def convolved(call: Call, x: Value, w: Value, f: Filters, integers: bool = False
     """The native op on `x` [N, ..., C] and `w` [O, C / groups, ...]; of short `integers` in i32."""
     n = len(f.strides)
     before, after = f.before, f.after
-    channels = x.shape[-1]
-    few = FEW_CHANNELS if w.shape[-1] == 1 else SHORT
-    if f.groups == 1 and isinstance(channels, int) and channels < few:
+    if is_padded_ahead(x.shape[-1], w.shape[-1], f.groups):
         x = padded(call, x, (0, *before, 0), (0, *after, 0))
         before = after = (0,) * n
     w = call.transpose(w, (*range(2, n + 2), 1, 0))

@@ -113,6 +113,7 @@ def _find_program(plan: Plan, name: str | None) -> str | None:
 
 def _overview(plan: Plan, stages: Stages | None, timed: list[Any], missing: list[str]) -> None:
     """What everybody wants to know first."""
+    from fusec.cli.layers import layer_rows
     from fusec.cli.summary import calls_of, describe_plan, host_rows, memory_lines, op_rows
 
     for line in (*describe_plan(plan), *memory_lines(plan, timed)):
@@ -129,15 +130,19 @@ def _overview(plan: Plan, stages: Stages | None, timed: list[Any], missing: list
         print_table("kernels by what they fuse", ["operators", "count"], fused, "1")
     if len(ops) > SHOWN:
         click.echo(f"  and {len(ops) - SHOWN} other kinds of kernels")
+    if layers := layer_rows(plan):
+        print_table("recurrent weights", ["program", "layers", "where they are", "first node"], layers, "1")
     if host := host_rows(plan):
         print_table("host steps", ["operator", "count", "why", "first node"], host, "1")
     click.echo("more: --kernels, --nodes, --weights, --program P, --source P, --asm P, --schedule")
 
 
 def _document(plan: Plan, stages: Stages | None) -> dict[str, Any]:
+    from fusec.cli.layers import layer_documents
     from fusec.cli.summary import op_rows, plan_document
 
     document = plan_document(plan)
+    document["recurrent_weights"] = layer_documents(plan)
     document["weights"] = [
         {"name": w.value.name, "type": str(w.value.type), "layout": str(w.layout), "recipe": w.recipe}
         for w in plan.weights.values()

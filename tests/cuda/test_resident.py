@@ -11,6 +11,7 @@ from shared_module import SharedModule
 
 import fusec
 from fusec.api import Options, compile_plan, new_trace
+from fusec.cli.layers import layer_documents
 from fusec.kernels.cuda.emulator.build import build, compiler
 from fusec.kernels.cuda.emulator.device import EmulatedDevice, Emulation
 from fusec.kernels.cuda.module import module_text
@@ -252,3 +253,11 @@ def test_layers_that_do_not_fit_say_why(model, why):
     (choice,) = resident.resident_choices(kernel.program, plan.target, calls)
     assert why in choice.why
     assert kernel.keeps == (choice.tiling is not None) == (not why)
+
+
+def test_inspect_says_where_the_weights_are():
+    fits, large = (layer_documents(plan_of(layer("LSTM", hidden=n, steps=3))) for n in (256, 2048))
+    assert [x["resident"] for x in (*fits, *large)] == [True, False]
+    assert fits[0]["bytes"] == fits[0]["columns"] * 4 * 256 * 4
+    assert "bytes" in large[0]["why_not"]
+    assert layer_documents(compile_plan(layer("LSTM", steps=3), Options(), new_trace())) == []

@@ -98,7 +98,7 @@ def _choice(program: TileProgram, target: Target, sizes: Sizes, guard: Guard) ->
         return ResidentChoice(
             None, f"a step needs {fewest} blocks, and {level.name} has {level.multiprocessors} multiprocessors"
         )
-    return ResidentChoice(None, f"a block would keep {least:,} bytes, and {level.name} has {level.shared:,}")
+    return ResidentChoice(None, f"a block would need {least:,} bytes, and {level.name} has {level.shared:,}")
 
 
 def _widths(known: TileProgram, hidden: int) -> list[int]:

@@ -1,29 +1,36 @@
-"""Chains of two matrix products whose intermediate stays in cache: fused, the same code unfused, and onnxruntime.
+"""Chains of products and of convolutions whose intermediate stays in cache: fused, the same code unfused, and onnxruntime.
 
     python -m bench.chains [--threads 1,2] [--rounds 20] [--save FILE.json] [NAME ...]
 
 The shapes are those of the papers on such chains: heads of BERT and ViT, and the token mixing of MLP-Mixer; each as two
-products, with ReLU between them, and with softmax between them. "apart" is the same compiler with only the fusion of the
-two products switched off, "unfused" runs one kernel per operator. Outputs are compared first; losses are printed like wins.
+products, with ReLU between them, and with softmax between them; and blocks of MobileNetV2 and of ResNet-50, of batch 1 and
+4. "apart" is the same compiler with only the fusion of the products switched off, "in order" has it on, but no tasks of
+different kernels that take turns, "unfused" runs one kernel per operator. Outputs are compared first; losses are printed
+like wins.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 import fusec
+from bench.block_cases import BATCHES, BLOCKS
 from bench.machine import machine
 from bench.records import ratio_text
 from bench.store import save_records
 from fusec.cli.text import print_table
 from fusec.measure.rivals import onnxruntime_subject
 from fusec.measure.rounds import geometric_mean, measure
+from fusec.runtime.session import Session
+from fusec.schedule import bind
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ SHAPES = (
     Shape("mixer_large", 1, 1024, 64, 512, 64, constant=True),
 )
 BETWEEN = ("", "Relu", "Softmax")
+RIVALS = ("apart", "in_order", "unfused", "onnxruntime")
 
 
 def model(s: Shape, between: str) -> tuple[bytes, dict[str, Any]]:
@@ -78,13 +86,44 @@ def model(s: Shape, between: str) -> tuple[bytes, dict[str, Any]]:
     return made.SerializeToString(), arrays
 
 
-def row(s: Shape, between: str, threads: int, rounds: int) -> dict[str, Any]:
-    """One chain: fused against the two unfused forms and onnxruntime."""
-    data, arrays = model(s, between)
-    apart = "-fuse-chain,-canonicalise-attention"
+@dataclass(frozen=True)
+class Case:
+    """One row: a model, what goes in, its arithmetic, and the pass that "apart" goes without."""
+
+    name: str
+    between: str
+    data: bytes
+    arrays: dict[str, Any]
+    flops: float
+    apart: str
+
+
+def cases(names: Sequence[str]) -> Iterator[Case]:
+    """All rows with one of these names, or with any."""
+    for s in SHAPES:
+        for between in BETWEEN if not names or s.name in names else ():
+            flops = 2.0 * s.batch * s.m * s.inner * (s.k + s.n)
+            yield Case(s.name, between or "-", *model(s, between), flops, "-fuse-chain,-canonicalise-attention")
+    for b in BLOCKS:
+        for batch in BATCHES if not names or b.name in names else ():
+            yield Case(b.name, f"batch {batch}", *b.model(batch), b.flops(batch), "-fuse-conv-chain")
+
+
+def in_order(case: Case, threads: int) -> Session:
+    """Fused, and planned so that one kernel's tasks follow those of the one before."""
+    with patch.object(bind, "find_stretches", lambda _region, _far: ()):
+        session = fusec.compile(case.data, threads=threads)
+        session.run_list(case.arrays, ["y"])  # sizes are planned when they first come
+    return session
+
+
+def row(case: Case, threads: int, rounds: int) -> dict[str, Any]:
+    """One chain: fused against the unfused forms and onnxruntime."""
+    data, arrays = case.data, case.arrays
     sessions = {
         "fused": fusec.compile(data, threads=threads),
-        "apart": fusec.compile(data, threads=threads, passes=apart),
+        "apart": fusec.compile(data, threads=threads, passes=case.apart),
+        "in_order": in_order(case, threads),
         "unfused": fusec.compile(data, threads=threads, fuse=False, passes="-canonicalise-attention"),
     }
     subjects: dict[str, Any] = {n: (lambda c=c: c.run_list(arrays, ["y"])) for n, c in sessions.items()}
@@ -92,40 +131,39 @@ def row(s: Shape, between: str, threads: int, rounds: int) -> dict[str, Any]:
     want = subjects["onnxruntime"]()[0]
     for name, run in subjects.items():
         if not np.allclose(run()[0], want, rtol=1e-4, atol=1e-4):
-            raise SystemExit(f"{s.name}: {name} differs from onnxruntime")
+            raise SystemExit(f"{case.name}: {name} differs from onnxruntime")
     samples = measure(subjects, rounds=rounds, warmup_seconds=0.1)
     kernels = sum(len(getattr(step, "calls", ())) for step in sessions["fused"].plan.steps)
-    flops = 2.0 * s.batch * s.m * s.inner * (s.k + s.n)
     return {
-        "chain": s.name,
-        "between": between or "-",
+        "chain": case.name,
+        "between": case.between,
         "threads": threads,
         "kernels": kernels,
         "fused_us": samples.percentile("fused", 50) * 1e6,
-        "gflops": flops / samples.percentile("fused", 50) * 1e-9,
-        **{f"vs_{n}": vars(samples.ratio(n, "fused")) for n in ("apart", "unfused", "onnxruntime")},
+        "gflops": case.flops / samples.percentile("fused", 50) * 1e-9,
+        **{f"vs_{n}": vars(samples.ratio(n, "fused")) for n in RIVALS},
     }
 
 
 def main() -> None:
     """Measure, print and perhaps save."""
+    known = [x.name for x in (*SHAPES, *BLOCKS)]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(s.name for s in SHAPES)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--save", default=None)
     options = parser.parse_args()
-    if unknown := set(options.names) - {s.name for s in SHAPES}:
+    if unknown := set(options.names) - set(known):
         sys.exit(f"unknown chains: {', '.join(sorted(unknown))}")
     rows = []
     for threads in map(int, options.threads.split(",")):
-        for s in SHAPES:
-            if not options.names or s.name in options.names:
-                rows += [row(s, between, threads, options.rounds) for between in BETWEEN]
-                print(f"  {s.name} on {threads} thread(s)", file=sys.stderr)
+        for case in cases(options.names):
+            rows.append(row(case, threads, options.rounds))
+            print(f"  {case.name}, {case.between}, on {threads} thread(s)", file=sys.stderr)
     print_table(
         machine()["cpu"] + ": float32, interleaved; a ratio above 1 means that the fused chain is faster",
-        ["chain", "between", "threads", "kernels", "fused us", "GFLOP/s", "apart", "unfused", "onnxruntime"],
+        ["chain", "between", "threads", "kernels", "fused us", "GFLOP/s", *(n.replace("_", " ") for n in RIVALS)],
         [
             [
                 r["chain"],
@@ -134,20 +172,17 @@ def main() -> None:
                 r["kernels"],
                 f"{r['fused_us']:.0f}",
                 f"{r['gflops']:.1f}",
-                *(ratio_text(r[f"vs_{n}"]) for n in ("apart", "unfused", "onnxruntime")),
+                *(ratio_text(r[f"vs_{n}"]) for n in RIVALS),
             ]
             for r in rows
         ],
         "2345",
     )
     for threads in sorted({r["threads"] for r in rows}):
-        for between in BETWEEN:
-            chosen = [r for r in rows if r["threads"] == threads and r["between"] == (between or "-")]
-            means = (
-                f"{n} {geometric_mean([r[f'vs_{n}']['median'] for r in chosen]):.2f}x"
-                for n in ("apart", "unfused", "onnxruntime")
-            )
-            print(f"geometric mean, {threads} thread(s), {between or 'nothing'} between: {', '.join(means)}")
+        for between in dict.fromkeys(r["between"] for r in rows):
+            chosen = [r for r in rows if r["threads"] == threads and r["between"] == between]
+            means = (f"{n} {geometric_mean([r[f'vs_{n}']['median'] for r in chosen]):.2f}x" for n in RIVALS)
+            print(f"geometric mean, {threads} thread(s), {between}: {', '.join(means)}")
     if options.save:
         save_records(options.save, rows, rounds=options.rounds)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fusec.ir.graph import Graph
 from fusec.kernels.templates.accepts import accepts_group
 from fusec.passes.fusion.fuse_chain import fuse_chain
+from fusec.passes.fusion.fuse_conv_chain import fuse_conv_chain
 from fusec.passes.fusion.fuse_epilogue import fuse_epilogue
 from fusec.passes.fusion.fuse_pointwise import fuse_pointwise
 from fusec.passes.fusion.fuse_prologue import fuse_prologue
@@ -88,6 +89,7 @@ FUSION_PASSES: tuple[FusionPass, ...] = (
     fuse_views,  # what is left of the pointwise work swallows the views and gathers around it
     fuse_prologue,  # after views: whole chains of views become the index of one operand
     fuse_chain,  # last: two finished contractions with all their pointwise work
+    fuse_conv_chain,  # likewise
 )
 
 

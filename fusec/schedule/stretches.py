@@ -18,7 +18,7 @@ MOST_BANDS = 128
 """Tasks of a call, so that planning takes no longer than a run; their bands are larger then, up to twice as large."""
 WEIGHT_BYTES = 256 << 10
 """Weights that stay in that cache beside the bands."""
-FLOPS_PER_BYTE = 16.0
+FLOPS_PER_BYTE = 24.0
 """Arithmetic that takes as long as bringing a byte from memory; more of it hides that."""
 LONGEST = 4
 """Calls of a stretch: what they hand on to each other is all alive at once, and none of it shares memory."""

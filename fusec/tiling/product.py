@@ -14,6 +14,7 @@ from fusec.ir.types import DType
 from fusec.kernels.cpu.contract_form import Contraction, before_widening, direct_load, panel_load
 from fusec.kernels.kernel import StageTiling
 from fusec.tile.program import Stage, TileProgram
+from fusec.tiling.bands import band
 
 TASK_FLOPS = 8_000_000
 """About 100 us of a matrix product on one core with AVX2."""
@@ -122,7 +123,10 @@ def _rows(program: TileProgram, form: Contraction, rows: int, depth: Extent, has
     limit = most
     fewest = max(2, FEWEST_ROWS // rows) * rows
     if not has_columns and _is_stored(program, form):
-        limit = maximum(fewest, minimum(most, floordiv(PANEL_ELEMENTS, maximum(1, _panel(program)))))
+        panel = maximum(fewest, floordiv(PANEL_ELEMENTS, maximum(1, _panel(program))))
+        if (whole_rows := band(program, form.m, panel)) is not None:
+            return whole_rows
+        limit = minimum(most, panel)
     elif _is_stored(program, form) and _is_direct(program, form):
         fits = minimum(1, floordiv(A_ELEMENTS, maximum(1, extent * depth)))
         large = minimum(1, floordiv(depth * program.axis[form.n].extent, LARGE_WEIGHT))

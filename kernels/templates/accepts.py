@@ -121,8 +121,13 @@ def _contractions(nodes: Sequence[Node], _: Sequence[Value]) -> Verdict:
 
 def _shared_out(nodes: Sequence[Node], target: Target) -> Verdict | None:
     """On a device a chain is refused where its rows make too few tasks for so many workers, unless it is short."""
-    products = [n for n in nodes if n.op == "matmul"]
-    if len(products) < 2 or device(target.kind) is None:
+    contractions = [n for n in nodes if kind_of(n.op) is Kind.CONTRACTION]
+    if len(contractions) < 2 or device(target.kind) is None:
+        return None
+    if any(n.op == "conv" for n in contractions):
+        return Verdict(False, "no template for a device keeps a convolution's pixels for another one")
+    products = [n for n in contractions if n.op == "matmul"]
+    if len(products) < 2:
         return None
     shapes = [n.outputs[0].shape for n in products] + [n.operands[1].shape for n in products]
     if not all(isinstance(d, int) for shape in shapes for d in shape):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fusec.frontend.builder import NotNative
 from fusec.frontend.call import Call, row
 from fusec.frontend.table.einsum import einsum
+from fusec.frontend.table.levels import product_of_levels
 from fusec.ir.graph import Value
 
 
@@ -25,7 +26,8 @@ def matmul(call: Call, a: Value, b: Value, integers: bool = False) -> Value:
 
 @row("MatMul")
 def _matmul(call: Call) -> Value:
-    return matmul(call, call.x(0), call.x(1))
+    a, b = call.x(0), call.x(1)
+    return matmul(call, a, b) if (out := product_of_levels(call, a, b)) is None else out
 
 
 @row("Gemm")
@@ -35,9 +37,13 @@ def _gemm(call: Call) -> Value:
         raise NotNative("Gemm of more than matrices")
     if len(a.shape) != 2 or len(b.shape) != 2:
         raise call.error(f"needs matrices, got {a.type} and {b.type}")
-    a = call.transpose(a, (1, 0)) if call.attr("transA", 0) else a
-    b = call.transpose(b, (1, 0)) if call.attr("transB", 0) else b
-    out = scaled(call, call.matmul(a, b), float(call.attr("alpha", 1.0)))
+    turn_a, turn_b = bool(call.attr("transA", 0)), bool(call.attr("transB", 0))
+    out = product_of_levels(call, a, b, turn_a, turn_b)
+    if out is None:
+        a = call.transpose(a, (1, 0)) if turn_a else a
+        b = call.transpose(b, (1, 0)) if turn_b else b
+        out = call.matmul(a, b)
+    out = scaled(call, out, float(call.attr("alpha", 1.0)))
     beta = float(call.attr("beta", 1.0))
     if c is None or beta == 0.0:
         return out

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from fusec.frontend.builder import NotNative
 from fusec.frontend.call import Call, row
 from fusec.frontend.known import is_equal
+from fusec.frontend.table.levels import shifted
 from fusec.frontend.table.pool import padded
-from fusec.frontend.table.quantise import saturated, shifted
+from fusec.frontend.table.quantise import saturated
 from fusec.frontend.table.spatial import windows_of
 from fusec.ir.dim import Extent, exact_quotient, product
 from fusec.ir.graph import Attr, Value
@@ -70,8 +71,7 @@ def group_of(call: Call, channels: Extent, per_group: Extent) -> int:
     groups = int(call.attr("group", 1))
     if groups < 1:
         raise call.error(f"group {groups} must be at least 1")
-    same = is_equal(channels, per_group * groups)
-    if same is False:
+    if is_equal(channels, per_group * groups) is False:
         raise call.error(f"group {groups} of {per_group} channels contradicts the {channels} channels of the data")
     if same is None:
         raise NotNative("channels that do not match the weights for certain")

@@ -8,6 +8,7 @@ from fusec.frontend.attributes import dtype_of
 from fusec.frontend.builder import NotNative
 from fusec.frontend.call import Call, check_equal, row
 from fusec.frontend.table.contract import matmul
+from fusec.frontend.table.levels import shifted
 from fusec.ir.dim import ceildiv
 from fusec.ir.graph import Value
 from fusec.ir.types import DType
@@ -110,27 +111,6 @@ def dynamic_quantise(call: Call, x: Value) -> tuple[Value, Value, Value]:
     point = call.emit("clip", call.emit("round", call.emit("div", call.emit("neg", low), scale)), zero, top)
     quantised = call.emit("add", call.emit("round", call.emit("div", x, scale)), point)
     return call.cast(call.emit("clip", quantised, zero, top), DType.U8), scale, call.cast(point, DType.U8)
-
-
-def shifted(call: Call, x: Value, zero: Value | None, per_row: bool) -> Value:
-    """`x - zero` of bytes, in as few bits as hold it for certain: those of `x`, or i16; a vector of zero points stands for
-    the rows (of A) or the columns (of B)."""
-    if x.dtype not in (DType.I8, DType.U8):
-        raise NotNative(f"integer products of {x.dtype}")
-    point = None if zero is None else call.builder.array(zero)
-    if zero is None or (point is not None and not point.any()):
-        return x
-    if len(zero.shape) == 1 and zero.shape != (1,) and per_row:
-        zero = call.reshape(zero, (zero.shape[0], 1))
-    elif zero.shape == (1,):
-        zero = call.reshape(zero, ())
-    array = call.builder.array(x)
-    if array is not None and point is not None and len(zero.shape) <= len(x.shape):
-        shape = tuple(d for d in zero.shape if isinstance(d, int))
-        centred = array.astype(np.int16) - point.reshape(shape).astype(np.int16)
-        fits = centred.size == 0 or (centred.min() >= -128 and centred.max() <= 127)
-        return call.builder.constant(centred.astype(np.int8) if fits else centred)
-    return call.elementwise("sub", call.cast(x, DType.I16), call.cast(zero, DType.I16))
 
 
 @row("MatMulInteger")

@@ -8,8 +8,9 @@ import numpy as np
 
 from fusec.frontend.call import ROWS, Call, row
 from fusec.frontend.table.contract import matmul
+from fusec.frontend.table.levels import shifted
 from fusec.frontend.table.pool import average_pool
-from fusec.frontend.table.quantise import saturated, shifted
+from fusec.frontend.table.quantise import saturated
 from fusec.ir.dim import ceildiv
 from fusec.ir.graph import Value
 from fusec.ir.types import DType

@@ -11,7 +11,7 @@ import numpy as np
 
 from fusec.frontend.builder import NotNative
 from fusec.frontend.call import Call, row
-from fusec.frontend.table.quantise import shifted
+from fusec.frontend.table.levels import shifted
 from fusec.frontend.table.recurrent import (
     INITIAL_C,
     INITIAL_H,

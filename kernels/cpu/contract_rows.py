@@ -231,7 +231,7 @@ class LeftSide:
         load, form = direct_load(e), self.s.form
         if load is None or not isinstance(e, Load) or self.s.ctx.storage(load[0]).dtype is not self._dtype:
             return None
-        found = access.plan(Point(self.s.ctx), e.operand, e.index, e.fill)
+        found = access.plan(Point(self.s.ctx), e.operand, e.index, e.fill is not None)
         guarded = frozenset[str]() if found.inside is None else axes_of(found.inside)
         names = [a.name for a in form.folds]
         split = linear(found.offset, names)

@@ -73,8 +73,7 @@ def group_of(call: Call, channels: Extent, per_group: Extent) -> int:
         raise call.error(f"group {groups} must be at least 1")
     if is_equal(channels, per_group * groups) is False:
         raise call.error(f"group {groups} of {per_group} channels contradicts the {channels} channels of the data")
-    if same is None:
-        raise NotNative("channels that do not match the weights for certain")
+    call.require_equal(channels, per_group * groups)
     return groups
 
 

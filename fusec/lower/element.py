@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from fusec.errors import BugError
-from fusec.ir.dim import Dim, Extent, maximum, minimum, mod
+from fusec.ir.dim import Dim, Extent, exact_quotient, linear, maximum, minimum, mod
 from fusec.ir.expr import Const, Expr, Index, Load, Prim, Ref, cast, prim, replace_refs, rewrite, walk
 from fusec.ir.graph import Node, Value
 from fusec.ir.types import DType
@@ -20,6 +23,7 @@ from fusec.lower.entries import (
     bounds,
     compare,
     conjunction,
+    divide,
     literal,
     nonnegative,
     reshaped,
@@ -238,7 +242,7 @@ def _pad(s: Scope, node: Node, index: tuple[Entry, ...], guard: bool) -> Expr:
             places.append(at)
             tests += _inside_tests(s, at, n)
         else:
-            places.append(_folded_back(at, n, mode))
+            places.append(_folded_back(at, n, mode, max(b, a) if isinstance(b, int) and isinstance(a, int) else n))
     inside = conjunction(tests)
     if isinstance(inside, bool) and inside:
         return s.element(x, places, guard)
@@ -258,14 +262,17 @@ def _inside_tests(s: Scope, at: Entry, n: Extent) -> list[Expr | bool]:
     return [True if low else compare("ge", at, 0), True if high else compare("lt", at, n)]
 
 
-def _folded_back(at: Entry, n: Extent, mode: str) -> Entry:
-    """Where an index outside is taken from: the nearest edge, the mirror image, or the other end."""
+def _folded_back(at: Entry, n: Extent, mode: str, beyond: Extent) -> Entry:
+    """Where an index up to `beyond` outside is taken from: the nearest edge, the mirror image, or the other end."""
     if not isinstance(at, int | Dim):
         raise BugError(f"padding by {mode} at an index that is read from memory")
     if mode == "edge":
         return maximum(0, minimum(at, n - 1))
     if mode == "wrap":
         return mod(at, n) if n != 0 else 0
+    if nonnegative(n - 1 - beyond):  # one mirror on either side: nothing to divide
+        behind = maximum(at, at * -1)
+        return minimum(behind, (n - 1) * 2 - behind)
     period = maximum(1, (n - 1) * 2)
     around = mod(at, period)
     return minimum(around, (n - 1) * 2 - around)
@@ -310,6 +317,10 @@ def place(s: Scope, indices: Value, index: Sequence[Entry], n: Extent, guard: bo
         at: Extent = known if known >= 0 else n + known
         inside = known in (0, -1) or (isinstance(n, int) and -n <= known < n)
         return at if inside else Index(at)  # what may be outside is tested when it runs
+    times, extents = repeated(array), s.attempt.axes.extents
+    fits = array is not None and times > 1 and nonnegative(n - len(array) // times)
+    if fits and isinstance(index[0], Dim) and _is_cut_by(index[0], times, extents):
+        return divide(index[0], times, extents, s.attempt.axes.split)[0]
     found = cast(s.element(indices, index, guard), DType.I64)
     if isinstance(found, Index) and (limits := bounds(found.value, s.attempt.axes.extents)) and nonnegative(limits[0]):
         return found.value if nonnegative(n - 1 - limits[1]) else found
@@ -320,6 +331,22 @@ def place(s: Scope, indices: Value, index: Sequence[Entry], n: Extent, guard: bo
     if not indices.dtype.is_signed or (array is not None and array.size and int(array.min()) >= 0):
         return i
     return s.let(prim("where", prim("lt", i, literal(0, DType.I64)), prim("add", i, Index(n)), i))
+
+
+def _is_cut_by(x: Dim, size: int, extents: Mapping[str, Extent]) -> bool:
+    """Whether an index is one axis, or axes that it was split into, some of which run over pieces of `size`."""
+    parts = linear(x, extents)
+    if parts is None or parts[0] != 0:
+        return False
+    return len(parts[1]) == 1 or all(exact_quotient(c, size) is not None or c == 1 for c in parts[1].values())
+
+
+def repeated(array: npt.NDArray[Any] | None) -> int:
+    """How many times indices name each place from the first one on, all equally often: 2 for [0, 0, 1, 1, 2, 2]. Else 1."""
+    if array is None or array.ndim != 1 or array.dtype.kind not in "iu" or len(array) < 2 or array[0] != 0:
+        return 1
+    times, rest = divmod(len(array), int(array[-1]) + 1) if array[-1] >= 0 else (1, 0)
+    return times if times > 1 and not rest and (array == np.arange(len(array)) // times).all() else 1
 
 
 def _gather(s: Scope, node: Node, index: tuple[Entry, ...], guard: bool) -> Expr:

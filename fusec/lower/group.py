@@ -9,6 +9,7 @@ from fusec.errors import BugError
 from fusec.ir.dim import Extent
 from fusec.ir.graph import Graph, Value
 from fusec.kernels.kernel import Call
+from fusec.lower.element import repeated
 from fusec.lower.expand import expand
 from fusec.lower.finish import assemble
 from fusec.lower.merge_axes import merge_axes
@@ -112,7 +113,7 @@ def structure_of(group: Group, graph: Graph, names: Callable[[str], str]) -> tup
             array = graph.array(v)
             one = repr(array.reshape(()).item()) if array is not None and array.size == 1 else None
             root = roots.setdefault(names(v.name), len(roots))
-            facts.append((v.dtype, v.shape, array is None, one, root))
+            facts.append((v.dtype, v.shape, array is None, one, repeated(array), root))
         return numbers[v.name]
 
     for n in group.nodes:

@@ -312,7 +312,9 @@ def narrow_axes(p: TileProgram) -> frozenset[str]:
     for s in p.stages:
         if is_contraction(s):
             return frozenset()
-        last = {str(x.index[-1]) for x in s.stores if x.index and p.operand[x.operand].role != "local"}
+        ends = [x.index[-1] for x in s.stores if x.index and p.operand[x.operand].role != "local"]
+        parts = [linear(i, p.axis) for i in ends if isinstance(i, int | Dim)]
+        last = {a for split in parts if split is not None for a, step in split[1].items() if step == 1}
         found |= {a for a in s.axis_names if a in last and p.axis[a].extent in sizes}
     leader = same_axes(p)
     return frozenset(leader[a] for a in found)

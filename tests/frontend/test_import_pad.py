@@ -42,6 +42,13 @@ def test_modes(pads: list[int], mode: str, symbolic: bool) -> None:
         same_as_onnxruntime(m, {"x": x})
 
 
+@pytest.mark.parametrize("pads", [(3, 3), (0, 3), (4, 1), (3, 9)])
+def test_mirrors_of_a_whole_axis_and_more(pads: tuple[int, int]) -> None:
+    x = X[0]
+    m = pad([0, pads[0], 0, pads[1]], x, mode="reflect")
+    same_as_onnxruntime(m, {"x": x}, want=[np.pad(x, ((0, 0), pads), "reflect")], compiled=True)
+
+
 @pytest.mark.parametrize("mode", ["reflect", "wrap", "edge"])
 @pytest.mark.parametrize("symbolic", [False, True])
 def test_more_than_one_turn(mode: str, symbolic: bool) -> None:

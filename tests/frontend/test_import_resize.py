@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from onnx_models import fails, node
 from onnx_rival import one_node, same_as_onnxruntime
 
+import fusec
 from fusec.errors import ModelError
 from fusec.frontend.table.resize import COORDINATES
 
@@ -77,6 +78,14 @@ def test_compiled(name: str, symbolic: bool) -> None:
     if symbolic and "keep_aspect_ratio_policy" in COMPILED[name]:
         pytest.skip("which axis decides must be known")
     same_as_onnxruntime(resize(symbolic=symbolic, **COMPILED[name]), {"x": X}, compiled=True)
+
+
+@pytest.mark.parametrize("scales", [[1, 1, 2, 2], [1, 1, 3, 1], [1, 2, 1, 3], [1, 1, 1, 9]])
+def test_whole_scales_need_no_table_of_places(scales: list[int]) -> None:
+    m = resize(scales=scales, mode="nearest")
+    same_as_onnxruntime(m, {"x": X}, compiled=True)
+    (region,) = fusec.compile(m, threads=1).plan.steps
+    assert all(o.role != "weight" for c in region.calls for o in c.program.operands)
 
 
 def test_volumes() -> None:

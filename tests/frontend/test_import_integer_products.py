@@ -50,7 +50,9 @@ def test_matmul_integer(a: Any, b: Any) -> None:
         for x_end, w_end in [(0, 1), (1, 0)]:
             p, q = np.array(RANGES[a][x_end], a), np.full(columns, RANGES[b][w_end], b)
             expected = (x.astype(np.int64) - p) @ (w.astype(np.int64) - q)
-            m = one_node(node("MatMulInteger", "x w p q", "y"), {"x": x}, {"w": w, "p": p, "q": q}, symbolic=True)
+            m = one_node(node("MatMulInteger", "x w p q", "y"), {"x": x}, {"w": w, "p": p, "q": q})
+            for i, d in enumerate(m.graph.input[0].type.tensor_type.shape.dim[:-1]):
+                d.dim_param = f"N{i}"
             check(m, {"x": x}, expected)
             feeds = {"x": x, "w": w, "p": p, "q": q}
             check(one_node(node("MatMulInteger", "x w p q", "y"), feeds), feeds, expected)
@@ -64,7 +66,7 @@ def test_zero_points_of_rows() -> None:
 
 def test_batches_of_two_inputs() -> None:
     feeds = {"x": numbers(np.uint8, 2, 3, 5, 7), "w": numbers(np.int8, 2, 1, 7, 18)}
-    m = one_node(node("MatMulInteger", "x w", "y"), feeds, symbolic=False)
+    m = one_node(node("MatMulInteger", "x w", "y"), feeds)
     check(m, feeds, feeds["x"].astype(np.int64) @ feeds["w"].astype(np.int64))
 
 

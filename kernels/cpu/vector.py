@@ -322,7 +322,31 @@ class Arithmetic:
         b = self.b
         kind, e = "fptosi" if to.is_signed else "fptoui", _REGISTER[to]
         result = vector(x.lanes, e)
+        if x.lanes and (to is DType.I32 or (to is DType.I64 and self.isa.name == "avx2")):
+            return self._float_to_signed(x, 8 * to.itemsize)
         return b.call(f"llvm.{kind}.sat.{mangle(result)}.{mangle(x.type)}", result, x)
+
+    def _float_to_signed(self, x: Value, bits: int) -> Value:
+        """Vectors to i32 or i64, clamped to what converts; LLVM's saturating conversions go lane by lane here."""
+        b, to = self.b, f"i{bits}"
+        kept = x if bits == 32 else b.convert("fpext", x, "double") if x.element == "float" else x
+        end, c = 2.0 ** (bits - 1), partial(constant, kept.type)
+        last = end - 2.0 ** (bits - (25 if kept.element == "float" else 54))  # the greatest one below
+        inside = self.plain_extreme("olt", self.plain_extreme("ogt", kept, c(-end)), c(last))
+        out = b.convert("fptosi", inside, to) if bits == 32 else self._halves(inside)
+        out = b.select(b.compare("oge", kept, c(end)), constant(out.type, (1 << bits - 1) - 1), out)
+        return b.select(b.compare("uno", kept, kept), constant(out.type, 0), out)
+
+    def _halves(self, x: Value) -> Value:
+        """Doubles that fit into i64, by 32 bits at a time: AVX2 converts to no more."""
+        b, c = self.b, partial(constant, x.type)
+        whole = round_to_integer(b, self.isa, "trunc", x)
+        high = round_to_integer(b, self.isa, "floor", b.op("fmul", whole, c(2.0**-32)))
+        low = self.fma(high, c(-(2.0**32)), whole)  # exact, from 0 up to 2^32
+        shifted = b.convert("fptosi", b.op("fsub", low, c(2.0**31)), "i32")
+        lower = b.convert("zext", b.op("xor", shifted, constant(shifted.type, -(1 << 31))), "i64")
+        upper = b.convert("sext", b.convert("fptosi", high, "i32"), "i64")
+        return b.op("or", b.op("shl", upper, constant(upper.type, 32)), lower)
 
 
 def _is_number(x: Value) -> bool:

@@ -32,24 +32,27 @@ class Row:
 
 
 class Wait:
-    """Words of a wait: over when `counters[COUNTER] >= epoch * totals[COUNTER] + THRESHOLD`."""
+    """Words of a wait: over when `counters[COUNTER] >= epoch * TOTAL + THRESHOLD`.
 
-    COUNTER, THRESHOLD = range(2)
-    WORDS = 2
+    TOTAL is by how much the counter grows in a run.
+    """
+
+    COUNTER, THRESHOLD, TOTAL, SPARE = range(4)
+    WORDS = 4
 
 
 class Frame:
     """Words of a frame, the kernel's only argument.
 
-    ROWS, WAITS, TOTALS, IO: addresses of tables. STARTS: a block's rows are those from STARTS[block] up to STARTS[block + 1].
-    COUNTERS: address of the counters, COUNTER_WORDS apart, never reset; TOTALS says by how much each grows in a run. EPOCH:
+    ROWS, WAITS, IO: addresses of tables. STARTS: a block's rows are those from STARTS[block] up to STARTS[block + 1]; the
+    waits of rows follow each other as the rows do. COUNTERS: address of the counters, COUNTER_WORDS apart, never reset. EPOCH:
     how many runs there were; EXITED: blocks that have left this one; after a run that failed the host sets both and the
     counters to zero. SCRATCH: block b has SCRATCH_STRIDE bytes from SCRATCH + b * SCRATCH_STRIDE on. ABORT: address of an int32
     that ends a run where it is not zero. TIMES: null, or a table of `times_words` words.
     """
 
-    ROWS, STARTS, WAITS, COUNTERS, TOTALS, IO, SCRATCH, SCRATCH_STRIDE, EPOCH, EXITED, ABORT, TIMES = range(12)
-    WORDS = 12
+    ROWS, STARTS, WAITS, COUNTERS, IO, SCRATCH, SCRATCH_STRIDE, EPOCH, EXITED, ABORT, TIMES = range(11)
+    WORDS = 11
 
 
 def io_word(position: int) -> int:

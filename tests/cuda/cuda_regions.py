@@ -66,9 +66,9 @@ class Region:
         f = abi.Frame
         frame[f.ROWS] = self.put(np.array(rows, np.int64).reshape(-1, 8))
         frame[f.STARTS] = self.put(np.array(starts, np.int64))
-        frame[f.WAITS] = self.put(np.array(waits or [(0, 0)], np.int64))
+        entries = [(c, n, totals[c], 0) for c, n in waits]
+        frame[f.WAITS] = self.put(np.array(entries or [(0, 0, 0, 0)], np.int64))
         frame[f.COUNTERS] = self.counters.address
-        frame[f.TOTALS] = self.put(np.array([totals.get(i, 0) for i in range(max(1, counters))], np.int64))
         frame[f.IO] = self.put(np.array(io or [0], np.int64))
         frame[f.SCRATCH] = self.put(np.zeros(max(1, stride * len(blocks)), np.uint8))
         frame[f.SCRATCH_STRIDE] = stride

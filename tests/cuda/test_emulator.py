@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from cuda_regions import Region, Rows, body, read
 
+from fusec.kernels.cuda import abi
 from fusec.kernels.cuda.emulator.build import build, compiler
 from fusec.kernels.cuda.emulator.device import EmulatedDevice, Emulation
 from fusec.kernels.cuda.module import module_text
@@ -70,8 +71,8 @@ def test_two_calls_and_two_runs(kept, emulation):
         region.run(module, shared=64)
         assert read(device, result, np.float32)[0] == (2 * (x + run)).sum(dtype=np.float64)
         frame = read(device, region.frame, np.int64)
-        assert frame[8] == run + 1
-        assert frame[9] == 0
+        assert frame[abi.Frame.EPOCH] == run + 1
+        assert frame[abi.Frame.EXITED] == 0
     times = read(device, region.times, np.int64).reshape(-1, 2)
     assert (times[:, 1] >= times[:, 0]).all()
     assert times[2, 0] >= max(times[0, 1], times[1, 1], times[3, 1]) - 1_000_000

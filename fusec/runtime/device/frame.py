@@ -115,14 +115,14 @@ def make_image(
     at_arguments = tables.add(words)
     tables.point(at_arguments + pointers[TABLES])
     queues, starts = (schedule.queues, [schedule.queue_starts]) if stage is None else _dealt(stage, schedule.workers)
-    rows = _rows(schedule.tasks[queues], arguments, at_arguments, stage is None)
+    tasks = schedule.tasks[queues]
+    rows = _rows(tasks, arguments, at_arguments, stage is None)
     at_rows = tables.add(rows.reshape(-1))
     tables.point(at_rows + np.arange(abi.Row.SLOTS, rows.size, abi.Row.WORDS))
     fields = {
         abi.Frame.ROWS: at_rows,
         abi.Frame.IO: at_io,
-        abi.Frame.WAITS: tables.add(schedule.waits.reshape(-1)),
-        abi.Frame.TOTALS: tables.add(schedule.totals),
+        abi.Frame.WAITS: tables.add(_waits(tasks, schedule).reshape(-1)),
         abi.Frame.COUNTERS: tables.add(np.zeros(len(schedule.totals) * LINE_WORDS, np.int64)),
     }
     launches = tuple(tables.launch(fields | {abi.Frame.STARTS: tables.add(x)}) for x in starts)
@@ -154,9 +154,23 @@ def _rows(tasks: IntArray, arguments: _Arguments, at_arguments: int, in_order: b
     rows[:, abi.Row.KERNEL] = arguments.positions[tasks[:, CALL]]
     rows[:, abi.Row.SLOTS] = (at_arguments + arguments.starts[tasks[:, CALL]]) * abi.WORD
     rows[:, abi.Row.FIRST], rows[:, abi.Row.COUNT] = tasks[:, FIRST], tasks[:, COUNT]
-    rows[:, abi.Row.WAITS], rows[:, abi.Row.WAIT_COUNT] = (tasks[:, WAIT], tasks[:, WAITS]) if in_order else (0, 0)
+    if in_order:
+        rows[:, abi.Row.WAITS], rows[:, abi.Row.WAIT_COUNT] = (
+            np.cumsum(tasks[:, WAITS]) - tasks[:, WAITS],
+            tasks[:, WAITS],
+        )
     rows[:, abi.Row.SIGNAL] = tasks[:, SIGNAL] if in_order else abi.NO_SIGNAL
     return rows
+
+
+def _waits(tasks: IntArray, schedule: Schedule) -> IntArray:
+    """The waits of tasks in their order, each with the total of its counter."""
+    count = tasks[:, WAITS]
+    at = np.repeat(tasks[:, WAIT] - (np.cumsum(count) - count), count) + np.arange(int(count.sum()))
+    out = np.zeros((len(at), abi.Wait.WORDS), np.int64)
+    out[:, : abi.Wait.TOTAL] = schedule.waits[at]
+    out[:, abi.Wait.TOTAL] = schedule.totals[out[:, abi.Wait.COUNTER]]
+    return out
 
 
 def _dealt(stage: IntArray, workers: int) -> tuple[IntArray, list[IntArray]]:

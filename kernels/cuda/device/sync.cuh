@@ -209,6 +209,15 @@ FX_DEVICE bool fx_wait(const fx_u64* counter, fx_u64 threshold, const int* abort
 #endif
 }
 
+// Asks for the line of an address to be brought into L1 and waits for nothing; the address need not exist.
+FX_DEVICE void fx_prefetch(const void* p) {
+#ifdef FX_EMULATED
+    (void)p;
+#else
+    asm volatile("prefetch.global.L1 [%0];" ::"l"(p));
+#endif
+}
+
 // Nanoseconds of a clock that all blocks share.
 FX_DEVICE long long fx_clock() {
 #ifdef FX_EMULATED

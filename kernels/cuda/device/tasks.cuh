@@ -34,20 +34,19 @@ struct fx_row {
     long long kernel, slots, first, count, waits, wait_count, signal, spare;
 };
 
-// Over when counters[counter] >= epoch * totals[counter] + threshold.
+// Over when counters[counter] >= epoch * total + threshold; `total` is by how much the counter grows in a run.
 struct fx_wait_entry {
-    long long counter, threshold;
+    long long counter, threshold, total, spare;
 };
 
-// `starts` has an entry per block and one more. Counters stand FX_LINE words apart and are never reset: `totals` says by how
-// much each grows in a run, `epoch` how many runs there were. `exited` counts blocks that have left this run. `times` is null,
-// or gets when each row's waits were over and its tiles done, then when each block came and left.
+// `starts` has an entry per block and one more. The waits of a block's rows follow each other as the rows do. Counters stand
+// FX_LINE words apart and are never reset: `epoch` is how many runs there were. `exited` counts blocks that have left this run.
+// `times` is null, or gets when each row's waits were over and its tiles done, then when each block came and left.
 struct fx_frame {
     const fx_row* rows;
     const long long* starts;
     const fx_wait_entry* waits;
     fx_u64* counters;
-    const long long* totals;
     const long long* io;
     char* scratch;
     long long scratch_stride;
@@ -130,10 +129,13 @@ FX_DEVICE void fx_walk(fx_frame* frame, Body body, Keep keep) {
             bool going = true;
             FX_NO_UNROLL for (int i = fx_thread(); i < row.wait_count; i += FX_THREADS) {
                 const fx_wait_entry wait = frame->waits[row.waits + i];
-                const fx_u64 threshold = frame->epoch * frame->totals[wait.counter] + wait.threshold;
+                const fx_u64 threshold = frame->epoch * wait.total + wait.threshold;
                 going = fx_wait(frame->counters + wait.counter * FX_LINE, threshold, frame->abort) && going;
             }
             if (fx_tile_barrier(!going, task, frame->scratch_stride, kept)) return;
+            // what the next row begins with comes while this one is computed: fences have dropped it from L1
+            if (fx_thread() == 0) fx_prefetch(frame->rows + r + 1);
+            if (fx_thread() == FX_THREADS - 1) fx_prefetch(frame->waits + row.waits + row.wait_count);
             fx_stamp(frame, 2 * r);
         }
         FX_NO_UNROLL for (int i = 0; i < (int)current[r & 1].count; i++) {

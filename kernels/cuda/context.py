@@ -155,7 +155,8 @@ class Context:
         """The address of `size` more bytes of the block's scratch memory, as a char*."""
         offset = self.scratch_bytes
         self.scratch_bytes = offset + ceildiv(size, SCRATCH_ALIGNMENT) * SCRATCH_ALIGNMENT
-        return "task.scratch" if offset == 0 else f"(task.scratch + {self.slot(offset, wide=True)})"
+        first = "fx_global(task.scratch)"
+        return first if offset == 0 else f"({first} + {self.slot(offset, wide=True)})"
 
     def shared(self, size: int, alignment: int = LINE) -> str:
         """The address of `size` more bytes of shared memory, as a char*."""

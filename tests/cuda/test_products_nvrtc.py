@@ -50,6 +50,8 @@ def program(text: str, dtype: str) -> str:
     return text.format(dtype, f"f32({a}) * f32({b})", f"{dtype}({value})")
 
 
+TASK_LOADS = 16
+"""Loads of the task loop from memory of any kind; all of the bodies are from global or shared memory."""
 CASES = [
     ("sm_80", "simt", 128, 128, "f32", PRODUCT, "FFMA"),
     ("sm_90", "simt", 128, 128, "f32", WINDOW, "FFMA"),
@@ -79,6 +81,7 @@ def test_machine_code(
     if lint.disassembler() is not None:
         code = lint.sass(cubin)
         assert lint.count(code, instruction) >= 4
+        assert lint.count(code, "LD") <= TASK_LOADS
         assert lint.count(code, "LDL") == lint.count(code, "STL") == 0
 
 

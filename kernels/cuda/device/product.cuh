@@ -195,6 +195,10 @@ struct fx_loader {
             T* place = slot + offset(at, along);
             if constexpr (Source::heavy) {
                 compute_heavy<J>(place, fold, outer, k);
+            } else if constexpr (Source::in_memory && !HOLDS) {
+                const T* p = address<J>(fold, at);
+                fx_int left = ALONG ? fold.depth() - k : stop - outer;
+                FX_UNROLL_4 for (int v = 0; v < V; v++) place[v] = p && v < left ? p[v] : T{};
             } else {
                 fx_vector<T, V>& chunk = held[HOLDS ? J : 0];
                 if constexpr (Source::in_memory) {

@@ -156,7 +156,7 @@ struct fx_ring {
         // what lay here was written and read through the generic proxy; bulk copies write through the other one
         fx_fence_async_shared();
         fx_barrier();
-        FX_UNROLL for (int s = 0; s < AHEAD; s++) {
+        FX_KEEP_LOOP for (int s = 0; s < AHEAD; s++) {
             if (s < steps) bring(s, left, right, fold);
             fx_copy_async_commit();
         }

@@ -55,8 +55,21 @@ struct fx_frame {
     long long* times;
 };
 
+// The same address, known to be one of global memory: loads and stores need not find out which memory it is in. NVRTC 13.0 does
+// not come to an end where it sees through a chain of such addresses, hence the instruction, which it cannot see through.
+template <class T>
+FX_DEVICE T* fx_global(T* p) {
+#ifdef FX_EMULATED
+    return p;
+#else
+    fx_u64 at;
+    asm("cvta.to.global.u64 %0, %1;" : "=l"(at) : "l"(p));
+    return (T*)__cvta_global_to_generic(at);
+#endif
+}
+
 // Word i of the argument block: an extent, or the bits of a scalar in its own type.
-FX_DEVICE long long fx_word(const fx_task& task, int i) { return task.slots[i]; }
+FX_DEVICE long long fx_word(const fx_task& task, int i) { return fx_global(task.slots)[i]; }
 
 template <class T>
 FX_DEVICE T fx_scalar(const fx_task& task, int i) {
@@ -64,7 +77,7 @@ FX_DEVICE T fx_scalar(const fx_task& task, int i) {
 #ifdef FX_EMULATED
     memcpy(&out, task.slots + i, sizeof out);
 #else
-    out = *(const T*)(task.slots + i);
+    out = *(const T*)fx_global(task.slots + i);
 #endif
     return out;
 }
@@ -72,8 +85,8 @@ FX_DEVICE T fx_scalar(const fx_task& task, int i) {
 // Word i as an address. An odd word 2 * k + 1 stands for entry k of `io`, so that no argument block changes between runs.
 template <class T>
 FX_DEVICE T* fx_pointer(const fx_task& task, int i) {
-    long long word = task.slots[i];
-    return (T*)(word & 1 ? task.io[word >> 1] : word);
+    long long word = fx_word(task, i);
+    return fx_global((T*)(word & 1 ? fx_global(task.io)[word >> 1] : word));
 }
 
 // Announces what the block has written: every thread is done, then one thread adds. With bulk stores, the thread that issued

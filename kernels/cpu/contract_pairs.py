@@ -58,7 +58,7 @@ class PairShape(TileShape):
         left, right = (b.bitcast(v, vector(2 * self.lanes, "i16")) for v in (x, y))
         out = b.op("add", total, self._products(b, left, right))
         # unknown to LLVM, which otherwise adds the products of several steps first, and spills them
-        return b.emit(out.type, f'call {out.type} asm "", "=x,0"({out})') if self.x86 else out
+        return b.emit(out.type, f'call {out.type} asm "", "=v,0"({out})') if self.x86 else out
 
     def _products(self, b: Builder, x: Value, y: Value) -> Value:
         if self.x86 and self.lanes in INSTRUCTIONS:

@@ -15,14 +15,9 @@ DEVICE = Path(__file__).parent / "device"
 PRELUDE = ("types.cuh", "sync.cuh", "memory.cuh", "tasks.cuh")
 """Headers that every module starts with; bodies ask for others by `Source.includes`."""
 
-
-INLINE = 2
-"""Up to this many bodies become part of the kernel. Of more, the small ones are functions that it calls, once a tile: the time
-that ptxas takes grows faster than the code."""
-LARGE = ("fx_product_", "fx_stream", "wgmma")
-"""What bodies contain that are part of the kernel always. Functions keep registers for their callers: products as functions
-spilled 1 KB a thread and none as part of the kernel (18 bodies took 15 s of ptxas all as functions, 21 s so, 26 s all in one).
-A function with wgmma lets every product wait for the one before (the warning C7510)."""
+WGMMA = "wgmma"
+"""What bodies contain that must be part of the kernel: a call around it would let every product wait for the one before (the
+warning C7510)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,29 +32,45 @@ class ModuleText:
 def module_text(bodies: Sequence[Source], *, wide: bool = False, includes: Sequence[str] | None = None) -> ModuleText:
     """One translation unit of tile bodies; body i is what rows call kernel i.
 
+    Bodies are functions that the kernel calls, once a tile, so that ptxas takes as long as for each alone: of one function of
+    everything it makes code that spills, in two to four times the time. Some are part of the kernel instead, a single one among
+    them; beside wgmma the compiler must be told who is called.
     `includes` are the headers that the bodies need beside the prelude, all of them where it is not given.
     """
     needed = [n for n in headers() if n not in PRELUDE] if includes is None else list(includes)
     lines = ["#define FX_WIDE 1"] if wide else []
     unique = {body.entry: body for body in bodies}
     lines += [f'#include "{name}"' for name in (*PRELUDE, *needed)]
-    for name, body in unique.items():
-        own = f"FX_DEVICE void {name}("
-        is_part = len(unique) <= INLINE or any(word in body.text for word in LARGE)
-        lines.append(body.text if is_part else body.text.replace(own, own.replace("FX_DEVICE", "FX_NOINLINE"), 1))
+    parts = {b.entry for b in unique.values() if len(unique) == 1 or WGMMA in b.text}
+    lines += [b.text if b.entry in parts else _function(b) for b in unique.values()]
+    call = "{0}(task);" if any(WGMMA in b.text for b in bodies) else "body = {0};"
+    calls = [f"{b.entry}(task);" if b.entry in parts else call.format(_called(b)) for b in bodies]
     lines += [
         f"FX_KERNEL({ENTRY})(fx_frame* frame) {{",
         "    fx_walk(frame, [](int kernel, const fx_task& task) {",
+        "        fx_body body = nullptr;",
+        "        int written = 0;",
         "        switch (kernel) {",
-        *(f"            case {i}: {body.entry}(task); return {_written(body)};" for i, body in enumerate(bodies)),
+        *(f"            case {i}: {calls[i]} written = {_written(b)}; break;" for i, b in enumerate(bodies)),
         "        }",
-        "        return 0;",
+        "        if (body) fx_call(body, task);",
+        "        return written;",
         "    }, [](int kernel, const fx_task& task, fx_kept& kept) {",
         *(f"        if (kernel == {i}) {body.entry}_keep(task, kept);" for i, body in enumerate(bodies) if body.kept),
         "    });",
         "}",
     ]
     return ModuleText("\n".join(lines) + "\n", ENTRY, wide)
+
+
+def _function(body: Source) -> str:
+    """A body as a function that is called. Its task comes by value, since a reference would lead to the stack."""
+    head = f"FX_NOINLINE void {_called(body)}(const fx_task task)"
+    return f"{body.text}{head} {{ {body.entry}(fx_with_shared(task)); }}\n"
+
+
+def _called(body: Source) -> str:
+    return f"{body.entry}_called"
 
 
 def _written(body: Source) -> str:

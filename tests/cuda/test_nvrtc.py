@@ -9,7 +9,7 @@ from fusec.cache import ObjectCache
 from fusec.errors import CompileError
 from fusec.kernels.cuda import lint, nvrtc, nvrtc_worker
 from fusec.kernels.cuda.levels import LEVELS
-from fusec.kernels.cuda.module import INLINE, headers, module_text
+from fusec.kernels.cuda.module import headers, module_text
 
 pytestmark = pytest.mark.skipif(not nvrtc.is_installed(), reason="NVRTC is not installed")
 
@@ -100,13 +100,40 @@ def test_primitives_become_the_instructions_that_they_are_for(level):
 
 @pytest.mark.skipif(lint.disassembler() is None, reason="nvdisasm is not installed")
 def test_wgmma_is_not_serialised_among_many_bodies():
-    plain = [body(f"fusec_{i}", f"fx_pointer<float>(task, 0)[fx_thread()] = {i}.f;") for i in range(INLINE)]
+    plain = [body(f"fusec_{i}", f"fx_pointer<float>(task, 0)[fx_thread()] = {i}.f;") for i in range(3)]
     cubin = nvrtc.build(module_text([*plain, body("fusec_all", EVERYTHING + HOPPER)]), "sm_90")
     assert lint.complaints(cubin.log) == ()
     found = lint.sass(cubin)
     assert lint.count(found, "HGMMA") == 4
     assert len(re.findall(r"HGMMA[^;]*gsb0", found)) == 1  # one of the four ends a group, none waits for its own
-    assert lint.count(found, "CALL") >= INLINE
+    assert lint.count(found, "CALL") >= len(plain)
+
+
+@pytest.mark.parametrize("level", ["sm_80", "sm_90"])
+def test_bodies_are_functions_that_save_few_registers(level):
+    bodies = [body(f"fusec_{i}", EVERYTHING.replace("x[1]", f"x[{i}]")) for i in range(3)]
+    cubin = nvrtc.build(module_text(bodies), level)
+    assert lint.problems(cubin) == ()
+    saves = lint.saved(cubin.log)
+    assert len(saves) == len(bodies)
+    assert max(saves.values()) <= lint.SAVED_BYTES
+    assert lint.usage(cubin.log)["fusec_region"].registers <= 128
+
+
+def test_functions_that_spill_are_told_from_those_that_save_registers():
+    head = "ptxas info : Compiling entry function 'k' for 'sm_80'"
+    frame = "Function properties for {}\n {} bytes stack frame, {} bytes spill stores, {} bytes spill loads"
+    kernel = f"{head}\n{frame.format('k', 0, 0, 0)}\nptxas info : Used 32 registers"
+    log = "\n".join(
+        [
+            kernel,
+            frame.format("saves", 32, 28, 28),
+            frame.format("spills", 32, 24, 28),
+            frame.format("large", 64, 64, 64),
+        ]
+    )
+    assert lint.saved(log) == {"saves": 28}
+    assert [p.split()[0] for p in lint.problems(nvrtc.Cubin(b"", log))] == ["spills", "large"]
 
 
 def test_spills_and_warnings_are_problems():

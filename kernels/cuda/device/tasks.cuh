@@ -107,6 +107,21 @@ FX_DEVICE bool fx_tile_barrier(bool yes, const fx_task& task, long long scratch_
 #endif
 }
 
+// Calls a body without telling the compiler which one. Where ptxas knows all that a kernel calls, it deals out registers to
+// kernel and functions together, and then one large body makes the others spill; unknown functions are compiled one by one.
+typedef void (*fx_body)(const fx_task);
+FX_DEVICE void fx_call(fx_body body, const fx_task& task) {
+#ifndef FX_EMULATED
+    asm volatile("" : "+l"(body));
+#endif
+    FX_ABI body(task);
+}
+
+// The task in a function that got it by value: it shall see that `shared` is shared memory and no other.
+FX_DEVICE fx_task fx_with_shared(const fx_task& task) {
+    return {task.slots, task.io, task.tile, task.scratch, fx_shared_memory()};
+}
+
 // Writes the time into a word of the table of times, where there is one.
 FX_DEVICE void fx_stamp(const fx_frame* frame, long long word) {
     if (frame->times && fx_thread() == 0) frame->times[word] = fx_clock();

@@ -23,6 +23,7 @@
 
 #include "runtime.h"
 #define FX_DEVICE static inline
+#define FX_ABI
 #define FX_NOINLINE static __attribute__((noinline))
 #define FX_OF_BLOCK
 #define FX_KEEPS_OF_BLOCK true
@@ -33,7 +34,12 @@
 #define FX_KERNEL(name) extern "C" __attribute__((visibility("default"))) void name
 #else
 #define FX_DEVICE static __device__ __forceinline__
-#define FX_NOINLINE static __device__ __noinline__
+#if __CUDACC_VER_MAJOR__ >= 13  // what a function gives back unchanged: no more registers than the task loop needs
+#define FX_ABI _Pragma("nv_abi preserve_n_data(8)")
+#else
+#define FX_ABI
+#endif
+#define FX_NOINLINE FX_ABI static __device__ __noinline__
 #define FX_OF_BLOCK __shared__
 #define FX_KEEPS_OF_BLOCK (threadIdx.x == 0)
 #define FX_UNROLL _Pragma("unroll")

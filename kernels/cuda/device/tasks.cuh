@@ -146,7 +146,8 @@ FX_DEVICE fx_task fx_task_of(const fx_frame* frame, const fx_row& row, int i) {
 template <class Body, class Keep>
 FX_DEVICE void fx_walk(fx_frame* frame, Body body, Keep keep) {
     FX_OF_BLOCK fx_row current[2];  // by turns: some threads may still read the row before
-    fx_kept kept = {nullptr, 0, 0};
+    FX_OF_BLOCK fx_kept kept;  // all threads write the same, so that each reads what it has written
+    kept = {nullptr, 0, 0};
     fx_stamp(frame, 2 * (frame->starts[fx_blocks()] + fx_block()));
     FX_NO_UNROLL for (int r = (int)frame->starts[fx_block()]; r < (int)frame->starts[fx_block() + 1]; r++) {
         {

@@ -178,13 +178,13 @@ class Nest:
             with point.inside_lanes(before):
                 copies = self.body.copies
                 border, states = low, list(carried)
-                for count in (copies, REST) if copies == COLUMNS else (copies,):
-                    start, step = border, lanes * count
+                for beside in (copies, REST) if copies == COLUMNS else (copies,):
+                    start, step = border, lanes * beside
                     border = b.add(low, self._multiple(b.sub(high, low), step))
                     with b.loop(start, border, step, states, hint="full") as loop:
-                        point.at_lanes([b.add(loop.index, b.i64(k * lanes)) for k in range(count)])
+                        point.at_lanes([b.add(loop.index, b.i64(k * lanes)) for k in range(beside)])
                         loop.next = full(loop.carried)
-                    states = loop.results
+                    states = list(loop.results)
                 with b.loop(border, high, lanes, states, hint="part") as rest:
                     left = b.sub(high, rest.index)
                     count = b.splat(b.convert("trunc", left, "i32"), lanes)

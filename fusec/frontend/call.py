@@ -160,8 +160,15 @@ class Call:
         sizes = tuple(size if i == axis else d for i, d in enumerate(x.shape))
         return self.emit("slice", x, starts=starts, sizes=sizes, steps=(1,) * len(sizes))
 
+    def paired(self, a: Value, i: int, b: Value, j: int) -> tuple[Value, Value]:
+        """`a` and `b` with one size along axis `i` and axis `j`, which they have in every run; see `sized`."""
+        m, n = a.shape[i], b.shape[j]
+        if is_equal(m, n) is not None:
+            return a, b
+        return (self.sized(a, i, n), b) if isinstance(n, int) else (a, self.sized(b, j, m))
+
     def matmul(self, a: Value, b: Value) -> Value:
-        """A matrix product whose sizes provably fit."""
+        """A matrix product; where its sizes fit only in some runs, the others are refused."""
         return self._matmul(a, b, {})
 
     def integer_matmul(self, a: Value, b: Value) -> Value:
@@ -169,7 +176,7 @@ class Call:
         return self._matmul(a, b, {"to": DType.I32})
 
     def _matmul(self, a: Value, b: Value, attrs: Mapping[str, Attr]) -> Value:
-        check_equal(a.shape[-1], b.shape[-2])
+        a, b = self.paired(a, len(a.shape) - 1, b, len(b.shape) - 2)
         broadcast(self, [a.shape[:-2], b.shape[:-2]])
         return self.emit("matmul", a, b, **attrs)
 
@@ -194,15 +201,14 @@ class Call:
         return x if x.dtype is dtype else self.emit("cast", x, to=dtype)
 
     def reshape(self, x: Value, shape: Sequence[Extent]) -> Value:
-        """`x` in another shape. ModelError where the element counts differ for certain."""
+        """`x` in another shape. ModelError where the element counts differ for certain; runs where they do are refused."""
         shape = tuple(shape)
         if shape == x.shape:
             return x
-        same = is_equal(product(x.shape), product(shape))
-        if same is False:
+        before, after = product(x.shape), product(shape)
+        if is_equal(before, after) is False:
             raise self.error(f"cannot reshape {x.type} to {list(shape)}")
-        if same is None:
-            raise NotNative(f"{x.type} and {list(shape)} may differ in size")
+        self.require_equal(before, after)
         return self.emit("reshape", x, shape=shape)
 
     def transpose(self, x: Value, perm: Sequence[int]) -> Value:

@@ -44,7 +44,7 @@ def test_one_transpose_is_left_at_the_input(name: str) -> None:
 def test_norms_are_in_the_weights() -> None:
     g = optimise(read_model(residual().model()), CONTEXT)
     assert "mul" not in {n.op for n in g.nodes}
-    biases = sum(n.op == "conv" for n in g.nodes)
+    biases = sum(n.op in ("conv", "winograd_output") for n in g.nodes)
     assert sum(n.op == "add" for n in g.nodes) == biases + 3 + 1  # one each, the residual sums, and the classifier's
 
 

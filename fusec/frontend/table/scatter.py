@@ -11,9 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from fusec.frontend.builder import NotNative
 from fusec.frontend.call import Call, check_equal, row
-from fusec.frontend.known import is_at_least
 from fusec.frontend.table.gather import positions
 from fusec.frontend.table.pool import extent_data, greatest, lowest
 from fusec.ir.dim import Extent, product
@@ -70,14 +68,16 @@ def _scatter_elements(call: Call) -> Value:
     x, indices, updates = call.x(0), call.x(1), call.x(2)
     rank, kind = len(x.shape), _reduction(call)
     axis = call.axis(int(call.attr("axis", 0)), rank)
+    if len(indices.shape) == len(updates.shape):
+        for i in range(len(indices.shape)):
+            indices, updates = call.paired(indices, i, updates, i)
     if indices.shape != updates.shape or len(indices.shape) != rank:
         raise call.error(f"indices {indices.type} and updates {updates.type} do not fit")
     covers = True
     for i, (a, b) in enumerate(zip(x.shape, indices.shape)):
         if i != axis and a != b:
             covers = False
-            if is_at_least(a, b) is not True:
-                raise NotNative("indices that may cover more than the data")
+            call.require(a - b, 0, f"indices must not cover more than the data; along axis {i} that is larger by")
     n, m = x.shape[axis], indices.shape[axis]
     if m == 0:
         return x
@@ -196,9 +196,9 @@ def _tensor_scatter(call: Call) -> Value:
     mode = str(call.attr("mode", "linear"))
     if axis == 0 or mode not in ("linear", "circular") or len(update.shape) != rank:
         raise call.error(f"axis {axis} and mode {mode!r} do not fit {past.type}")
-    for i, (a, b) in enumerate(zip(past.shape, update.shape)):
+    for i in range(rank):
         if i != axis:
-            check_equal(a, b)
+            past, update = call.paired(past, i, update, i)
     slots, count = past.shape[axis], update.shape[axis]
     if count == 0:
         return past

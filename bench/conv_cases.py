@@ -178,5 +178,10 @@ CASES = (
     Convolution("audio 1-d /2", (3000,), 384, 384, (3,), 2, 1),
     Convolution("audio first", (16000,), 1, 512, (10,), 5, 0),
     Convolution("audio dilated", (2000,), 64, 64, (3,), 1, 8, 8),
+    image("3x3 odd", 7, 128, 128, 3),
+    image("3x3 odd", 13, 256, 256, 3),
+    image("3x3 odd", 27, 64, 64, 3),
+    image("3x3 odd", 55, 64, 64, 3),
 )
-"""The first ten are the table that convolutions were first judged by; then ResNet-50, MobileNetV2, ResNeXt, audio."""
+"""The first ten are the table that convolutions were first judged by; then ResNet-50, MobileNetV2, ResNeXt, audio, and images
+that no whole number of Winograd's tiles covers."""

@@ -6,9 +6,11 @@
 
 Outputs are compared first. Each round times every contender once, in turn; a ratio is the median over rounds of the ratios
 within a round, with the 10th and the 90th percentile beside it, then that of the fastest rounds: a busy machine shows in
-their distance. `peak` is the share of the measured FMA peak, for one row `read` is the speed of reading the weights, of
-which the product reaches that share. Everything printed was measured in this run. Weights are packed beforehand, as they
-are when a model is compiled; onnxruntime prepacks its own and does not spin between runs.
+their distance. One thread is timed by its own clock, which stands while the system runs something else. `peak` is the share
+of the measured FMA peak, and for one row of the speed of reading the weights; the shares of the rivals in the same rounds
+tell what this machine allows. Everything printed was measured in this run. The weights of `x @ w` are packed beforehand, as
+they are when a model is compiled; onnxruntime prepacks its own and does not spin between runs. In `x @ w.T` both operands
+come with the run, w row by row as [N, K], and the rivals get them so, too.
 """
 
 # ruff: noqa: E402 - the variables must be set before numpy is imported
@@ -55,6 +57,8 @@ stage m, n
   y[m, n] = t
 """
 TRANSPOSED = GEMM.replace("weight w: f32[K, N]", "input w: f32[N, K]").replace("w[k, n]", "w[n, k]")
+TURNED = ", x @ w.T"
+RIVALS = ("numpy", "onnxruntime")
 SHAPES = [
     (256, 256, 256), (512, 512, 512), (1024, 1024, 1024), (2048, 2048, 2048), (128, 768, 768), (128, 768, 3072),
     (128, 3072, 768), (197, 768, 2304), (128, 32, 128), (3136, 64, 256), (49, 2048, 512), (64, 4096, 64), (1, 256, 256),
@@ -114,28 +118,37 @@ def ours(text: str, target: Target, shape: tuple[int, int, int], tile: str | Non
     return run
 
 
-def model_of(x: Any, w: Any) -> bytes:
-    """The product as ONNX, `w` as an initialiser."""
+def model_of(x: Any, w: Any, transposed: bool = False) -> bytes:
+    """x @ w as ONNX, `w` as an initialiser; `transposed`: x @ w.T of two inputs."""
     from onnx import TensorProto, helper, numpy_helper
 
+    def told(name: str, *shape: int) -> Any:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+    if transposed:
+        node = helper.make_node("Gemm", ["x", "w"], ["y"], transB=1)
+    else:
+        node = helper.make_node("MatMul", ["x", "w"], ["y"])
     graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        [node],
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [x.shape[0], w.shape[1]])],
-        [numpy_helper.from_array(w, "w")],
+        [told("x", *x.shape), *([told("w", *w.shape)] if transposed else [])],
+        [told("y", x.shape[0], w.shape[0 if transposed else 1])],
+        [] if transposed else [numpy_helper.from_array(w, "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     return bytes(model.SerializeToString())
 
 
-def onnxruntime_call(x: Any, w: Any, threads: int = 1) -> Callable[[], Any] | None:
+def onnxruntime_call(x: Any, w: Any, threads: int = 1, transposed: bool = False) -> Callable[[], Any] | None:
     """The same product by onnxruntime; None where it is not installed."""
     if not find_spec("onnxruntime"):
         return None
-    session = onnxruntime_session(model_of(x, w), threads)
+    session = onnxruntime_session(model_of(x, w, transposed), threads)
     binding = session.io_binding()
     binding.bind_cpu_input("x", x)
+    if transposed:
+        binding.bind_cpu_input("w", w)
     binding.bind_output("y")
     return lambda: session.run_with_iobinding(binding)
 
@@ -161,7 +174,11 @@ def contenders_of(shape: tuple[int, int, int], target: Target, threads: int, til
     else:
         found["fusec"] = ours(GEMM, target, shape, None, x, w)
         found |= {f"fusec {tile}": ours(GEMM, target, shape, tile, x, w) for tile in tiles}
-        found["fusec, x @ w.T"] = ours(TRANSPOSED, target, shape, None, x, np.ascontiguousarray(w.T))
+        turned = np.ascontiguousarray(w.T)
+        found["fusec" + TURNED] = ours(TRANSPOSED, target, shape, None, x, turned)
+        found["numpy" + TURNED] = lambda: np.dot(x, turned.T, out=out)
+        if other := onnxruntime_call(x, turned, transposed=True):
+            found["onnxruntime" + TURNED] = other
         found["peak"] = peak(target, 2.0 * m * k * n) if m > 1 else reading(target, np.ascontiguousarray(w).reshape(-1))
         found["numpy"] = lambda: np.dot(x, w, out=out)
     if other := onnxruntime_call(x, w, threads):
@@ -169,17 +186,18 @@ def contenders_of(shape: tuple[int, int, int], target: Target, threads: int, til
     return found
 
 
-def measure(contenders: dict[str, Callable[[], Any]], rounds: int, flops: float) -> dict[str, Any]:
-    """Seconds per call, an entry per round."""
+def measure(contenders: dict[str, Callable[[], Any]], rounds: int, flops: float, threads: int = 1) -> dict[str, Any]:
+    """Seconds per call, an entry per round: of one thread its own, without those in which the system ran something else."""
+    clock = time.thread_time if threads == 1 else time.perf_counter
     repeat = max(1, int(3e7 / flops))
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, run in contenders.items():
             run()
-            start = time.perf_counter()
+            start = clock()
             for _ in range(repeat):
                 run()
-            times[name].append((time.perf_counter() - start) / repeat)
+            times[name].append((clock() - start) / repeat)
     return {name: np.array(t) for name, t in times.items()}
 
 
@@ -197,25 +215,40 @@ def main() -> None:
         sweep(target, given.rounds)
         return
     print(f"{target}, float32, {given.threads} thread(s); ratio = how many times as fast as the other")
-    print(f"{'M x K x N':>18}  {'GFLOP/s':>15}  {'peak':>5}  {'ratio to numpy':>22}  {'ratio to onnxruntime':>22}")
+    print(
+        f"{'M x K x N':>18}  {'GFLOP/s':>15}  {'peak':>5}  {'ratio to numpy':>22} {'peak':>5}"
+        f"  {'ratio to onnxruntime':>22} {'peak':>5}"
+    )
     rows = []
     for shape in [tuple(map(int, s.split("x"))) for s in given.shapes] or SHAPES:
         m, k, n = shape
         flops = 2.0 * m * k * n
-        times = measure(contenders_of((m, k, n), target, given.threads, given.tile), given.rounds, flops)
+        times = measure(contenders_of((m, k, n), target, given.threads, given.tile), given.rounds, flops, given.threads)
         if "peak" in times and m > 1:
             times["peak"] *= flops / peak_flops(target, flops)
         for name, t in times.items():
             if name.startswith("fusec"):
                 rate = f"{flops / np.median(t) / 1e9:.1f} ({flops / t.min() / 1e9:.1f})"
                 title = f"{m} x {k} x {n}" if name == "fusec" else name[5:].strip(", ")
-                share = f"{100 * quantiles(times['peak'], t)[1]:.0f}%" if "peak" in times else "-"
-                others = [spread(quantiles(times[o], t)) if o in times else "-" for o in ("numpy", "onnxruntime")]
-                print(f"{title:>18}  {rate:>15}  {share:>5}  {others[0]:>22}  {others[1]:>22}", flush=True)
-                found = {o: quantiles(times[o], t) for o in times if not o.startswith("fusec")}
+                rivals = {o: times[r] for o in RIVALS if (r := o + TURNED if name.endswith(TURNED) else o) in times}
+                found = ratios_of(t, rivals, times.get("peak"))
+                cells = [spread(found.get(o)).rjust(22) + share(found.get(f"{o}'s peak")) for o in RIVALS]
+                print(f"{title:>18}  {rate:>15} {share(found.get('peak'))}  {'  '.join(cells)}", flush=True)
                 rows.append({"shape": shape, "subject": name, "seconds": float(np.median(t)), "ratios": found})
     if given.save:
         save_records(given.save, rows, target=str(target), threads=given.threads)
+
+
+def ratios_of(own: Any, rivals: dict[str, Any], peak: Any) -> dict[str, list[float]]:
+    """How many times as fast as the peak and as each rival a subject is, and what share of the peak each rival reaches."""
+    found = {} if peak is None else {"peak": quantiles(peak, own)}
+    found |= {name: quantiles(t, own) for name, t in rivals.items()}
+    return found if peak is None else found | {f"{name}'s peak": quantiles(peak, t) for name, t in rivals.items()}
+
+
+def share(ratio: list[float] | None) -> str:
+    """The median of a share of the peak as text."""
+    return "     -" if ratio is None else f"{100 * ratio[1]:5.0f}%"
 
 
 def sweep(target: Target, rounds: int) -> None:

@@ -16,8 +16,15 @@ and of equal elements the first one wins. A line is cut into B blocks of S eleme
       next = max[e: S](where(h[o, block, e] < best, h[o, block, e], least))
       v[o, k] = x[o, place(best)], p[o, k] = place(best), m[o, block] = next
 
-So an element costs 2 S comparisons of vectors. The champions are written at places read from memory, so that the points along
+So an element costs 2 S comparisons, in vectors. The champions are written at places read from memory, so that the points along
 k follow each other. Where there are fewer than k elements, a place outside is found, which is reported.
+
+Where most of a short line is wanted, the rank of each of its elements is counted instead, which waits for nothing:
+
+    stage o, n: N
+      r[o, n] = sum[e: N](h[o, e] > h[o, n])
+    stage o, n: N
+      s[o, r[o, n]] = n
 """
 
 from __future__ import annotations
@@ -52,9 +59,11 @@ def lower_top_k(group: Group, graph: Graph, programs: Programs, root: Callable[[
     (node,) = group.nodes
     (x,), (values, places), sizes = node.operands, node.outputs, lines(node)
     inner = sizes["J"] != 1
-    program = _program(node, role_of(x, graph), inner, {v.name for v in group.outputs})
+    wanted = values.shape[int(node.attr("axis"))]
+    make = _by_rank if _is_most(sizes["N"], wanted) else _by_champions
+    program = make(node, role_of(x, graph), inner, {v.name for v in group.outputs})
     size = _block(sizes["N"])
-    sizes |= {"K": values.shape[int(node.attr("axis"))], "S": size, "B": ceildiv(sizes["N"], size)}
+    sizes |= {"K": wanted, "S": size, "B": ceildiv(sizes["N"], size)}
     operands = {"x": root(x.name), "v": root(values.name), "p": root(places.name)}
     return (
         call(
@@ -73,7 +82,13 @@ def _block(n: Extent) -> Extent:
     return maximum(2 * UNIT, ceildiv(n, 2 * UNIT))
 
 
-def _program(node: Node, role: str, inner: bool, stored: set[str]) -> TileProgram:
+def _is_most(n: Extent, wanted: Extent) -> bool:
+    """Whether counting the ranks of all takes less than finding so many, one after the other (AVX2, Zen: each takes as long
+    as 800 comparisons)."""
+    return isinstance(n, int) and isinstance(wanted, int) and n * n < 800 * wanted
+
+
+def _by_champions(node: Node, role: str, inner: bool, stored: set[str]) -> TileProgram:
     dtype, largest = node.operands[0].dtype, bool(node.attr("largest"))
     col: tuple[Extent, ...] = (j,) if inner else ()
     cols: tuple[Extent, ...] = (J,) if inner else ()
@@ -101,12 +116,8 @@ def _program(node: Node, role: str, inner: bool, stored: set[str]) -> TileProgra
         Let("block", cast(prim("div", cast(found, DType.U32), cast(Index(S), DType.U32)), DType.I64)),
         Fold("next", "max", (prim("where", prim("lt", rival, best), rival, LEAST),)),
     ]
-    outputs = []
-    results: tuple[Expr, Expr] = (Load("x", (o, found, *col), dtype), found)
-    for v, name, value in zip(node.outputs, "vp", results, strict=True):
-        if v.name in stored:
-            body.append(Store(name, (o, k, *col), value))
-            outputs.append(Operand(name, "output", v.dtype, (O, K, *cols)))
+    stores, outputs = _results(node, stored, found, inner)
+    body += stores
     body.append(Store("m", (o, block, *col), Ref("next", DType.I64)))
     taken = Stage(("o", Axis("k", K), *axes), fold, tuple(body))
     operands = (
@@ -119,6 +130,47 @@ def _program(node: Node, role: str, inner: bool, stored: set[str]) -> TileProgra
     params = ("O", "N", "J", "K", "B", "S") if inner else ("O", "N", "K", "B", "S")
     stages = (*blocks(Axis("b", full), 0, None), *blocks(Axis("t", B - full), full, last), none, taken)
     return TileProgram("", params, task, operands, stages)
+
+
+def _by_rank(node: Node, role: str, inner: bool, stored: set[str]) -> TileProgram:
+    dtype, n = node.operands[0].dtype, symbol("n")
+    col: tuple[Extent, ...] = (j,) if inner else ()
+    cols: tuple[Extent, ...] = (J,) if inner else ()
+    axes: tuple[str, ...] = ("j",) if inner else ()
+    line: tuple[str | Axis, ...] = ("o", Axis("n", N), *axes)
+    key = _with_place(_key(Load("x", (o, n, *col), dtype), bool(node.attr("largest"))), n)
+    one, other = (Load("h", (o, at, *col), DType.I64) for at in (n, e))
+    before = prim("where", prim("gt", other, one), Const(1, DType.I64), Const(0, DType.I64))
+    rank = Load("r", (o, n, *col), DType.I64)
+    found = Ref("found", DType.I64)
+    stores, outputs = _results(node, stored, found, inner)
+    stages = (
+        Stage(line, (), (Store("h", (o, n, *col), key),)),
+        Stage(line, (Axis("e", N),), (Fold("t", "sum", (before,)), Store("r", (o, n, *col), Ref("t", DType.I64)))),
+        Stage(line, (), (Store("s", (o, rank, *col), Index(n)),)),
+        Stage(("o", Axis("k", K), *axes), (), (Let("found", Load("s", (o, k, *col), DType.I64)), *stores)),
+    )
+    operands = (
+        Operand("x", role, dtype, (O, N, *cols)),
+        *(Operand(name, "local", DType.I64, (O, N, *cols)) for name in "hrs"),
+        *outputs,
+    )
+    task = (Axis("o", O), Axis("j", J)) if inner else (Axis("o", O),)
+    return TileProgram("", ("O", "N", "J", "K") if inner else ("O", "N", "K"), task, operands, stages)
+
+
+def _results(node: Node, stored: set[str], found: Expr, inner: bool) -> tuple[list[Statement], list[Operand]]:
+    """What is stored at `k` of the element at a place that was found, and where."""
+    dtype = node.operands[0].dtype
+    col: tuple[Extent, ...] = (j,) if inner else ()
+    cols: tuple[Extent, ...] = (J,) if inner else ()
+    stores, outputs = list[Statement](), list[Operand]()
+    results: tuple[Expr, Expr] = (Load("x", (o, found, *col), dtype), found)
+    for v, name, value in zip(node.outputs, "vp", results, strict=True):
+        if v.name in stored:
+            stores.append(Store(name, (o, k, *col), value))
+            outputs.append(Operand(name, "output", v.dtype, (O, K, *cols)))
+    return stores, outputs
 
 
 def _limit(dtype: DType, largest: bool) -> Const:

@@ -14,7 +14,7 @@ FAR = 4 << 20
 """Bytes handed on from which on the shared cache does not have them either, as a rule, when they are read."""
 BAND = 256 << 10
 """Bytes that a task makes or reads: with those of its neighbours they fit into a second-level cache."""
-MOST_BANDS = 128
+MOST_BANDS = 512
 """Tasks of a call, so that planning takes no longer than a run; their bands are larger then, up to twice as large."""
 WEIGHT_BYTES = 256 << 10
 """Weights that stay in that cache beside the bands."""

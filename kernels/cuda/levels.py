@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 Capability = tuple[int, int]
+WALK = 1 << 10
+"""Bytes that the task loop takes of a block's shared memory (tasks.cuh), rounded up to where dynamic memory may begin."""
 OWN_SHARED = 1 << 10
 """Bytes of shared memory that the task loop takes, up to where that of the bodies begins."""
 
@@ -27,8 +29,13 @@ class Level:
     capability: Capability
     is_exact: bool
     instructions: int
-    shared: int
+    block: int
     multiprocessors: int
+
+    @property
+    def shared(self) -> int:
+        """Bytes of dynamic shared memory that a body can have."""
+        return self.block - WALK
 
     @property
     def has_wgmma(self) -> bool:

@@ -15,7 +15,7 @@ from fusec.ir.dim import symbol
 from fusec.kernels.cuda import lint, nvrtc
 from fusec.kernels.cuda.emit import emit
 from fusec.kernels.cuda.emulator.build import compiler
-from fusec.kernels.cuda.levels import LEVELS
+from fusec.kernels.cuda.levels import LEVELS, WALK
 from fusec.kernels.cuda.module import module_text
 from fusec.kernels.kernel import Guard, Kernel
 from fusec.target import Target
@@ -224,7 +224,7 @@ def test_locals_give_way_to_what_products_need(monkeypatch: pytest.MonkeyPatch) 
     program, target = parse_program(SOFTMAX), Target("cuda", "sm_80")
     kernel = menu(program, target, [{"I": 8, "K": 40}])[0]
     whole = emit(kernel, target)
-    monkeypatch.setitem(LEVELS, "sm_80", replace(LEVELS["sm_80"], shared=int(whole.shared) - 1))
+    monkeypatch.setitem(LEVELS, "sm_80", replace(LEVELS["sm_80"], block=int(whole.shared) - 1 + WALK))
     monkeypatch.setattr("fusec.kernels.cuda.emit.SHARED_BYTES", int(whole.shared))
     less = emit(kernel, target)
     assert whole.scratch == 0

@@ -8,7 +8,7 @@ from cuda_regions import body
 from fusec.cache import ObjectCache
 from fusec.errors import CompileError
 from fusec.kernels.cuda import lint, nvrtc, nvrtc_worker
-from fusec.kernels.cuda.levels import LEVELS
+from fusec.kernels.cuda.levels import LEVELS, WALK
 from fusec.kernels.cuda.module import headers, module_text
 
 pytestmark = pytest.mark.skipif(not nvrtc.is_installed(), reason="NVRTC is not installed")
@@ -82,7 +82,9 @@ def test_every_primitive_compiles_without_spills(level, wide):
     cubin = nvrtc.build(module, level)
     assert cubin.code[:4] == b"\x7fELF"
     assert lint.problems(cubin) == ()
-    assert 20 < lint.usage(cubin.log)["fusec_region"].registers <= 128
+    found = lint.usage(cubin.log)["fusec_region"]
+    assert 20 < found.registers <= 128
+    assert 0 < found.shared <= WALK
 
 
 @pytest.mark.skipif(lint.disassembler() is None, reason="nvdisasm is not installed")

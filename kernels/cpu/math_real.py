@@ -23,11 +23,15 @@ _DOUBLE: dict[str, Callable[[Floats, Value], Value]] = {
     "asinh": math_exp.asinh,
     "acosh": math_exp.acosh,
     "atanh": math_exp.atanh,
+}
+_ANGLES = {
+    "sin": math_trig.sin,
+    "cos": math_trig.cos,
+    "tan": math_trig.tan,
     "asin": math_trig.asin,
     "acos": math_trig.acos,
     "atan": math_trig.atan,
 }
-_ANGLES = {"sin": math_trig.sin, "cos": math_trig.cos, "tan": math_trig.tan}
 REAL_FUNCTIONS = frozenset(_DOUBLE) | frozenset(_ANGLES)
 
 

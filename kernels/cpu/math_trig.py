@@ -23,17 +23,26 @@ COS64 = (
 )  # fmt: skip
 SIN32 = (2.718279409203774e-06, -0.0001983933174133402, 0.008333329377534764, -0.1666666664157063)
 COS32 = (-2.721004564737395e-07, 2.4799518025672242e-05, -0.0013888883747641887, 0.04166666662279033)
-# (asin(x) - x) / x^3 in z = x^2 for |x| <= 0.5
+# (asin(x) - x) / x^3 in z = x^2 for |x| <= 0.5; the short forms, here and below, are for results in f32: 6e-11 and 8e-11
+# of the result
 ASIN = (
     0.0326832881980006, -0.021085101362638758, 0.021767140796556308, 0.0036824003626326632, 0.010786444566649147,
     0.011397842869228741, 0.013980945906086721, 0.017351602122010014, 0.02237221549703119, 0.030381942691701885,
     0.04464285717488725, 0.07499999999970608, 0.1666666666666676,
+)  # fmt: skip
+ASIN32 = (
+    0.030974540371280803, 0.01057441551696671, 0.0236118170088772, 0.030269138728590987, 0.04464766388813474,
+    0.07499992404401838, 0.16666666686085643,
 )  # fmt: skip
 # (atan(x) - x) / x^3 in z = x^2 for |x| <= sqrt(2) - 1
 ATAN = (
     0.01520276521986127, -0.03348253922212389, 0.04503926102839018, -0.05218505637667359, 0.05877039141945054,
     -0.06666228731779608, 0.07692282909755226, -0.09090908152213867, 0.11111111088428595, -0.14285714285392906,
     0.1999999999999772, -0.33333333333333326,
+)  # fmt: skip
+ATAN32 = (
+    0.05048138512080742, -0.08624676145249567, 0.11071365021884737, -0.14284151193628605, 0.19999977258688384,
+    -0.333333332792548,
 )  # fmt: skip
 
 # pi/2 in pieces of 33 bits, whose products with n < 2^20 are exact
@@ -180,31 +189,31 @@ def two_over_pi() -> tuple[int, ...]:
     return tuple(w - (1 << 64) if w >> 63 else w for w in words)
 
 
-def asin(f: Floats, x: Value) -> Value:
+def asin(f: Floats, x: Value, short: bool) -> Value:
     """The inverse sine of doubles, NaN outside -1..1."""
     size = f.abs(x)
     outer = f.lt(f.c(0.5), size)
     z = f.select(outer, f.mul(f.c(0.5), f.sub(f.c(1.0), size)), f.mul(size, size))
     s = f.select(outer, f.sqrt(z), size)
-    r = f.fma(f.mul(s, z), f.polynomial(z, ASIN), s)
+    r = f.fma(f.mul(s, z), f.polynomial(z, ASIN32 if short else ASIN), s)
     far = f.sub(f.c(math.pi / 2), f.sub(f.add(r, r), f.c(_PI_TAIL / 2)))
     return f.copysign(f.select(outer, far, r), x)
 
 
-def acos(f: Floats, x: Value) -> Value:
+def acos(f: Floats, x: Value, short: bool) -> Value:
     """The inverse cosine of doubles, NaN outside -1..1."""
     size = f.abs(x)
     outer = f.lt(f.c(0.5), size)
     z = f.select(outer, f.mul(f.c(0.5), f.sub(f.c(1.0), size)), f.mul(size, size))
     s = f.select(outer, f.sqrt(z), x)
-    rest = f.mul(f.mul(s, z), f.polynomial(z, ASIN))
+    rest = f.mul(f.mul(s, z), f.polynomial(z, ASIN32 if short else ASIN))
     near = f.sub(f.c(math.pi / 2), f.add(s, f.sub(rest, f.c(_PI_TAIL / 2))))
     far = f.add(f.add(s, s), f.add(rest, rest))
     far = f.select(f.lt(x, f.c(0.0)), f.sub(f.c(math.pi), f.sub(far, f.c(_PI_TAIL))), far)
     return f.select(outer, far, near)
 
 
-def atan(f: Floats, x: Value) -> Value:
+def atan(f: Floats, x: Value, short: bool) -> Value:
     """The inverse tangent of doubles."""
     size = f.abs(x)
     far, middle = f.lt(f.c(1.0 + math.sqrt(2.0)), size), f.lt(f.c(math.sqrt(2.0) - 1.0), size)
@@ -214,5 +223,5 @@ def atan(f: Floats, x: Value) -> Value:
     z = f.mul(t, t)
     base = f.select(far, f.c(math.pi / 2), f.select(middle, f.c(math.pi / 4), f.c(0.0)))
     tail = f.select(far, f.c(_PI_TAIL / 2), f.select(middle, f.c(_PI_TAIL / 4), f.c(0.0)))
-    r = f.fma(f.mul(t, z), f.polynomial(z, ATAN), tail)
+    r = f.fma(f.mul(t, z), f.polynomial(z, ATAN32 if short else ATAN), tail)
     return f.copysign(f.add(base, f.add(t, r)), x)

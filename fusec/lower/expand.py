@@ -86,16 +86,15 @@ def _wide_fold(e: Expansion, n: Node) -> None:
 
 def _softmax(e: Expansion, n: Node) -> None:
     (x,) = n.operands
-    power, inverse = _powers(e, e.wide(x), int(n.attr("axis")))
-    e.finish("mul", power, inverse)
+    power, total = _powers(e, e.wide(x), int(n.attr("axis")))
+    e.finish("mul", power, e.then("reciprocal", total))
 
 
 def _powers(e: Expansion, x: Value, axis: int) -> tuple[Value, Value]:
-    """exp(x - max), and 1 over its sum."""
+    """exp(x - max), and its sum."""
     top = e.then("reduce_max", x, axes=(axis,), keepdims=True)
     power = e.then("exp", e.then("sub", x, top))
-    total = e.then("reduce_sum", power, axes=(axis,), keepdims=True)
-    return power, e.then("reciprocal", total)
+    return power, e.then("reduce_sum", power, axes=(axis,), keepdims=True)
 
 
 def _log_softmax(e: Expansion, n: Node) -> None:
@@ -135,7 +134,10 @@ def _attention(e: Expansion, n: Node) -> None:
         scores = e.then("causal", scores, past=n.attr("past", 0))
     if mask is not None:
         scores = e.then("add", scores, e.wide(mask))
-    power, inverse = _powers(e, scores, len(scores.shape) - 1)
+    power, total = _powers(e, scores, len(scores.shape) - 1)
+    if not isinstance(k.shape[-2], int):  # of no positions the sum is 0, and so is the result, not 0 times infinity
+        total = e.then("one_if_zero", total)
+    inverse = e.then("reciprocal", total)
     if n.attr("empty_rows") == "zero":  # a row without a maximum is NaN throughout
         power, inverse = e.then("zero_if_nan", power), e.then("zero_if_nan", inverse)
     # the rows are scaled after the product: the rows of v may be longer than there are positions, but seldom are
@@ -170,6 +172,10 @@ def _zero_if_nan(x: Expr, _: Mapping[str, Any], __: Sequence[Entry]) -> Expr:
     return prim("where", prim("isnan", x), literal(0, x.dtype), x)
 
 
+def _one_if_zero(x: Expr, _: Mapping[str, Any], __: Sequence[Entry]) -> Expr:
+    return prim("where", prim("eq", x, literal(0, x.dtype)), literal(1, x.dtype), x)
+
+
 def _causal(x: Expr, attrs: Mapping[str, Any], index: Sequence[Entry]) -> Expr:
     """Row t sees positions s <= t + past."""
     seen = prim("le", value_of(index[-1]), value_of(shift(index[-2], attrs["past"])))
@@ -183,6 +189,7 @@ INTERNAL: dict[str, Body] = {
     "scaled": _scaled,
     "causal": _causal,
     "zero_if_nan": _zero_if_nan,
+    "one_if_zero": _one_if_zero,
 }
 """Elementwise steps of expansions that are no ops of the IR: (element, attributes, index of the element) -> element."""
 

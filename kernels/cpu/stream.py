@@ -140,7 +140,10 @@ class _Stream:
         b, size, zero = self.b, self.dtype.itemsize, Value("i8", "0")
         for place, count in ((self.sums, self.rows * self.width), (self.total, self.rows)):
             b.call_void("llvm.memset.p0.i64", place, zero, self.ctx.slot(count * size), Value("i1", "false"))
-        low = constant(self.shape.element, float("-inf"))
+        low, extent = constant(self.shape.element, float("-inf")), self.ctx.program.axis[self.n].extent
+        if not isinstance(extent, int):  # of no positions the sum is 0; only who saw none of some has none
+            is_empty = b.compare("eq", self.ctx.slot(extent), b.i64(0))
+            low = b.select(is_empty, constant(self.shape.element, 0.0), low)
         with b.loop(b.i64(0), self.ctx.slot(self.rows), hint="row") as loop:
             b.store(low, b.gep(self.top, loop.index, self.shape.element))
 

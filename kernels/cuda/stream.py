@@ -184,6 +184,12 @@ class _Stream:
             self.w.line(f"*{at} = *{at} * {self.shrink}[{row}] + sum;")
         return f"fx_each_sum({name})"
 
+    def _total(self, row: str) -> str:
+        """The sum of a row's powers: NaN where it saw none of the positions, 0 where there are none."""
+        extent = self.ctx.program.axis[self.form.axis].extent
+        total = f"fx_stream_total({self.top}[{row}], {self.total}[{row}])"
+        return total if isinstance(extent, int) else f"{self.ctx.slot(extent)} == 0 ? 0.0f : {total}"
+
     def _finish(self) -> None:
         """What the program makes of the sums: a factor per row, then the results."""
         w, form = self.w, self.form
@@ -192,7 +198,7 @@ class _Stream:
         w.line("fx_barrier();")
         row, i = w.name("row"), w.name("i")
         with w.block(f"for (int {row} = fx_thread(); {row} < {self.height}; {row} += FX_THREADS)", pinned=True):
-            w.line(f"{factor}({self.start} + {row}, fx_stream_total({self.top}[{row}], {self.total}[{row}]));")
+            w.line(f"{factor}({self.start} + {row}, {self._total(row)});")
         w.line("fx_barrier();")
         done, width = self.values.epilogue(), self.ctx.slot(self.width)
         count = f"(long long){self.height} * {width}"

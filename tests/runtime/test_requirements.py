@@ -96,6 +96,33 @@ def test_sizes_that_only_a_host_step_tells() -> None:
     np.testing.assert_allclose(session.run({"x": many})["y"], [[[2.5, 3.5]]])
 
 
+def test_the_body_of_a_loop_that_makes_its_input_smaller() -> None:
+    """Each turn takes away three elements: as many turns as there are windows for run, one more is refused."""
+    body = onnx.helper.make_graph(
+        [
+            node("AveragePool", "c", "p", name="pool", kernel_shape=[4]),
+            node("GlobalAveragePool", "p", "m", name="mean"),
+            node("Identity", "go", "on"),
+        ],
+        "body",
+        [info("i", (), 7), info("go", (), 9), info("c", (1, 1, None))],
+        [info("on", (), 9), info("p", (1, 1, None)), info("m", None)],
+    )
+    m = model(
+        [node("Loop", "k - x", "y ms", name="loop", body=body)],
+        [info("k", (), 7), info("x", (1, 1, "N"))],
+        [onnx.ValueInfoProto(name="y"), onnx.ValueInfoProto(name="ms")],
+    )
+    session = fusec.compile(m, threads=1)
+    x = np.arange(9, dtype=np.float32).reshape(1, 1, 9)
+    for _ in range(2):
+        np.testing.assert_allclose(session.run({"k": np.array(2), "x": x})["y"], [[[3, 4, 5]]])
+        with pytest.raises(
+            FusecError, match=r"loop.*kernel_shape \[4\] reaches over 4 elements, the padded input has 3"
+        ):
+            session.run({"k": np.array(3), "x": x})
+
+
 def test_sizes_that_nobody_gave_meet_them() -> None:
     needed = read_model(pooled()).requirements
     assert choose_sizes(["N", "H", "W"], needed) == {"N": 1, "H": 7, "W": 5}

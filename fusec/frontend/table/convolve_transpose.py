@@ -154,9 +154,11 @@ def _spread(call: Call, spatial: Sequence[Extent], kernel: tuple[int, ...]) -> S
     else:
         before = pads[:n]
         sizes = tuple(f - b - a for f, b, a in zip(full, pads, pads[n:]))
-    for size in sizes:
+    for axis, size in enumerate(sizes, 2):
         if is_at_least(size, 1) is False and all(is_at_least(d, 1) for d in spatial):
             raise call.error(f"pads {list(pads)} leave nothing of {full} places")
+        if is_at_least(size, 1) is None:
+            call.require(size, 1, f"pads {list(pads)} leave too few places along axis {axis}, of which there are")
     return Spread(kernel, strides, dilations, before, sizes, tuple(spatial))
 
 

@@ -47,6 +47,8 @@ def _top_k(call: Call) -> tuple[Value, Value]:
     n = x.shape[axis]
     if is_at_least(n, k) is False or is_at_least(k, 0) is False:
         raise call.error(f"k is {k}, axis {axis} of {x.type} has {n} elements")
+    call.require(k, 0, "k is")
+    call.require(n - k, 0, f"k is {k} of the {n} elements along axis {axis}, which leaves")
     if x.dtype in RANKED:
         values, places = call.builder.emit_all(
             "top_k", (x,), call.origin, axis=axis, k=k, largest=bool(call.attr("largest", 1))

@@ -55,6 +55,10 @@ def _pooled(call: Call, x: Value | None = None) -> tuple[Value, Windows]:
     x = call.x() if x is None else x
     if len(x.shape) < 3:
         raise call.error(f"needs channels and at least one more axis, got {x.type}")
+    for i, n in enumerate(x.shape[2:], 2):
+        call.require(
+            n, 1, f"kernel_shape {list(call.attrs['kernel_shape'])} needs elements along axis {i}, the input has"
+        )
     w = windows_of(call, x.shape[2:], call.attrs["kernel_shape"], bool(call.attr("ceil_mode", 0)))
     pads = call.attr("pads", ())
     if any(p >= k for p, k in zip(pads, w.sizes * 2)):
@@ -113,7 +117,10 @@ def average_pool(call: Call, x: Value) -> Value:
 
 
 def _counts(call: Call, x: Value, w: Windows, with_padding: bool) -> Value:
-    """How many elements of each window count: those outside do not, nor does padding unless it is asked for."""
+    """How many elements of each window count: those outside do not, nor does padding unless it is asked for.
+
+    At least 1: all elements of a dilated window may lie outside, and their mean is then 0 and not undefined.
+    """
     whole, out = 1, None
     rank = len(w.sizes)
     for i, (n, size) in enumerate(zip(x.shape[2:], w.sizes)):
@@ -131,6 +138,8 @@ def _counts(call: Call, x: Value, w: Windows, with_padding: bool) -> Value:
         out = count if out is None else call.emit("mul", out, count)
     if out is None:
         return call.scalar(whole, x.dtype)
+    if any(d > 1 for d in w.dilations):
+        out = call.emit("max", out, call.scalar(1, x.dtype))
     return out if whole == 1 else call.emit("mul", out, call.scalar(whole, x.dtype))
 
 
@@ -167,8 +176,8 @@ def _global_pool(call: Call) -> Value:
     axes = tuple(range(2, len(x.shape)))
     if not axes:
         raise call.error(f"needs channels and at least one more axis, got {x.type}")
-    if any(n == 0 for n in x.shape[2:]):
-        raise call.error(f"nothing to pool in {x.type}")
+    for i, n in enumerate(x.shape[2:], 2):
+        call.require(n, 1, f"nothing to pool: the elements along axis {i} are")
     if call.op_type == "GlobalLpPool":
         p = _exponent(call)
         return _root(call, reduced(call, "sum", _power(call, x, p), axes, keepdims=True), p)

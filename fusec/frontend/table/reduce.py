@@ -89,6 +89,7 @@ def _position(call: Call) -> Value:
     if not x.shape:
         raise NotNative("the position in a scalar")
     op, axis = call.op_type.lower(), call.axis(int(call.attr("axis", 0)), len(x.shape))
+    call.require(x.shape[axis], 1, f"there must be something to choose from along axis {axis}, the input has")
     keepdims = bool(call.attr("keepdims", 1))
     if not call.attr("select_last_index", 0):
         return call.emit(op, x, axis=axis, keepdims=keepdims)

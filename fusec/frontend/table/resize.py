@@ -64,6 +64,8 @@ def _resize(call: Call) -> Value:
     for a in axes:
         if a.old != a.new and 0 in (a.old, a.new):
             raise call.error(f"axis {a.axis} of {x.type} cannot become {a.new} elements")
+        if a.scale is None:
+            call.require(a.old, 1, f"sizes asks for {a.new} elements along axis {a.axis}, of which the input has")
     shape = list(x.shape)
     for a in axes:
         shape[a.axis] = a.new

@@ -33,6 +33,8 @@ def _grid_sample(call: Call) -> Value:
     if not x.dtype.is_float:
         raise NotNative("sampling integers")
     check_equal(x.shape[0], grid.shape[0])
+    for axis, n in enumerate(x.shape[2:], 2):
+        call.require(n, 1, f"there must be something to sample along axis {axis}, the input has")
     mode, places = MODES[mode], grid.shape[:-1]
     grid = call.cast(grid, F32)
     indices, weights = list[Value](), list[Value]()
@@ -132,6 +134,7 @@ def _affine_grid(call: Call) -> Value:
     rank = len(spatial)
     if rank not in (2, 3) or theta.shape[1:] != (rank, rank + 1) or any(n < 1 for n in spatial):
         raise call.error(f"size {list(size)} does not fit theta {theta.type}")
+    call.require_equal(theta.shape[0], size[0])
     check_size(call, TensorType(theta.dtype, (theta.shape[0], *spatial, rank)))
     call.builder.limits.check_bytes(
         int(np.prod(spatial, dtype=object)) * 8 * (rank + 1), f"AffineGrid {call.origin[0]!r}"

@@ -112,6 +112,7 @@ def _stft(call: Call) -> Value:
         raise call.error(f"frame_length {length} and frame_step {step} must be at least 1")
     if window is not None and window.shape != (length,):
         raise call.error(f"window {window.type} does not have frame_length {length}")
+    call.require(x.shape[1], length, f"frame_length {length} is more than the signal's length, which is")
     frames = call.emit("windows", x, axes=(1,), sizes=(length,), strides=(step,), dilations=(1,))
     frames = call.transpose(frames, (0, 1, 3, 2))
     if window is not None:

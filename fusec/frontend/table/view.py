@@ -107,6 +107,7 @@ def _squeeze(call: Call) -> Value:
     for a in axes:
         if isinstance(x.shape[a], int) and x.shape[a] != 1:
             raise call.error(f"axis {a} of {x.type} has another size than 1")
+        call.require_equal(x.shape[a], 1)
     return call.reshape(x, [d for i, d in enumerate(x.shape) if i not in axes])
 
 
@@ -213,7 +214,8 @@ def slice_bounds(n: Extent, start: Extent, end: Extent, step: int) -> tuple[Exte
         return first, larger(ceildiv(last - first, step), 0), step
     first = n - 1 if isinstance(start, int) and start >= NO_END else smaller(_from_end(start, n), n - 1)
     last = -1 if isinstance(end, int) and end <= -(2**31) else _from_end(end, n, lowest_end=-1)
-    return first, larger(floordiv(first - last - step - 1, -step), 0), step
+    size = larger(floordiv(first - last - step - 1, -step), 0)
+    return first if first == n - 1 else larger(first, 0), size, step  # of an empty axis nothing is taken, from place 0
 
 
 def _from_end(position: Extent, n: Extent, lowest_end: int = 0) -> Extent:
@@ -238,8 +240,8 @@ def _split(call: Call) -> tuple[Value, ...]:
     total = sum(d for d in given if isinstance(d, int)) if all(isinstance(d, int) for d in given) else None
     if len(given) != count or (isinstance(size, int) and total is not None and total != size):
         raise call.error(f"cannot split {x.type} along axis {axis} into {list(given)}")
-    if not isinstance(size, int) and product([size]) != sum(given[1:], given[0]):
-        raise NotNative(f"whether {size} is the sum of {list(given)} is known only at run time")
+    if not isinstance(size, int):
+        call.require_equal(sum(given[1:], given[0]), size)
     outputs: list[Value] = []
     begin: Extent = 0
     for part in given:
@@ -286,14 +288,15 @@ def _pad(call: Call) -> Value:
     before, after = list[Extent]([0] * rank), list[Extent]([0] * rank)
     for i, axis in enumerate(axes):
         before[axis], after[axis] = pads[i], pads[len(axes) + i]
-    if any(is_at_least(b + n + a, 0) is False for b, n, a in zip(before, x.shape, after)):
-        raise call.error(f"pads {list(pads)} crop more than there is")
+    for axis, (b, n, a) in enumerate(zip(before, x.shape, after)):
+        call.require(b + n + a, 0, f"pads {list(pads)} crop more than there is along axis {axis}, which leaves")
     if mode != "constant":
         value = None
         x = _cropped(call, x, before, after)
         before, after = [larger(p, 0) for p in before], [larger(p, 0) for p in after]
-        if any(n == 0 and (b != 0 or a != 0) for n, b, a in zip(x.shape, before, after)):
-            raise call.error(f"pads {list(pads)} by {mode} what has no elements")
+        for axis, (b, n, a) in enumerate(zip(before, x.shape, after)):
+            if b != 0 or a != 0:
+                call.require(n, 1, f"pads {list(pads)} by {mode} what has no elements: those along axis {axis} are")
     elif value is not None and value.shape:
         value = call.reshape(value, ())
     if all(p == 0 for p in (*before, *after)):
@@ -307,6 +310,8 @@ def _cropped(call: Call, x: Value, before: Sequence[Extent], after: Sequence[Ext
     """Negative paddings go first, so that what is repeated comes from what is left."""
     starts = [larger(p * -1, 0) for p in before]
     sizes = [n - start - larger(p * -1, 0) for n, start, p in zip(x.shape, starts, after)]
+    for axis, size in enumerate(sizes):
+        call.require(size, 0, f"pads {[*before, *after]} crop more than there is along axis {axis}, which leaves")
     if tuple(sizes) == x.shape:
         return x
     return call.emit("slice", x, starts=tuple(starts), sizes=tuple(sizes), steps=(1,) * len(sizes))

@@ -71,6 +71,8 @@ def _average_pool(inputs: Sequence[Any], attrs: Attrs, _opset: int, _outputs: in
 
 def _global_average(inputs: Sequence[Any], _attrs: Attrs, _opset: int, _outputs: int) -> Sequence[Any]:
     (x,) = inputs
+    if 0 in x.shape[2:]:
+        raise ValueError(f"there is nothing to pool in {list(x.shape)}")
     return (x.mean(axis=tuple(range(2, x.ndim)), keepdims=True, dtype=np.float64).astype(x.dtype),)
 
 

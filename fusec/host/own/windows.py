@@ -26,7 +26,7 @@ class Windows:
 
     @staticmethod
     def of(sizes: Sequence[int], kernel: Sequence[int], attrs: Mapping[str, Any]) -> Windows:
-        """The windows of a node over an input of spatial `sizes`."""
+        """The windows of a node over an input of spatial `sizes`. ValueError where there are none along an axis."""
         n = len(sizes)
         strides = tuple(attrs.get("strides") or (1,) * n)
         dilations = tuple(attrs.get("dilations") or (1,) * n)
@@ -50,7 +50,12 @@ class Windows:
                 if ceil and (count - 1) * s >= size + before[i]:
                     count -= 1  # the last window would begin in the padding after the end
                 after[i] = max(after[i], (count - 1) * s + reach - size - before[i])
-            counts.append(max(count, 0))
+            if count < 1:
+                raise ValueError(
+                    f"kernel_shape {list(kernel)} reaches over {reach} elements, the padded input has "
+                    f"{size + before[i] + after[i]}"
+                )
+            counts.append(count)
         return Windows(tuple(kernel), strides, dilations, tuple(before), tuple(after), tuple(counts))
 
     def padded(self, x: Array, fill: float) -> Array:

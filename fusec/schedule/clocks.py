@@ -30,7 +30,8 @@ class Clocks:
         size = [len(x) for x in sets]
         which, tasks = np.repeat(np.arange(len(sets)), size), np.concatenate(sets)
         begun = np.full((len(sets), self.before.shape[1]), len(self.before))
-        np.minimum.at(begun, which, self.before[tasks])
+        there = np.flatnonzero(size)
+        begun[there] = np.minimum.reduceat(self.before[tasks], (np.cumsum(size) - size)[there], axis=0)
         done = np.zeros_like(begun)
         np.maximum.at(done, (which, self.worker[tasks]), self.position[tasks])
         out = np.ones((len(sets), len(sets)), np.bool_)

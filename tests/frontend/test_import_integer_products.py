@@ -80,6 +80,18 @@ def test_conv_integer(channels: int) -> None:
     check(m, {"x": x}, np.einsum("nchwij,ocij->nohw", windows, w.astype(np.int64) - 128))
 
 
+def test_weights_stay_bytes() -> None:
+    x, w = numbers(np.uint8, 1, 8, 6, 6), numbers(np.int8, 20, 8, 3, 3)
+    for zero in (np.zeros(20, np.int8), np.int8(0)):
+        m = one_node(node("ConvInteger", "x w p q", "y"), {"x": x}, {"w": w, "p": np.uint8(9), "q": zero})
+        (made,) = product_nodes(m)
+        assert made.operands[1].dtype is DType.I8
+    m = one_node(node("MatMulInteger", "x w p q", "y"), {"x": x[0, 0]},
+                 {"w": numbers(np.uint8, 6, 20), "p": np.uint8(9), "q": np.uint8(128)})  # fmt: skip
+    (made,) = product_nodes(m)
+    assert made.operands[1].dtype is DType.I8
+
+
 def dequantised(
     x: Any, w: Any, point: Any, scale: Any, zero: Any, axis: int, *more: Any, **attrs: Any
 ) -> onnx.ModelProto:

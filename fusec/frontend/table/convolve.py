@@ -140,7 +140,12 @@ def _integer_product(call: Call, x: Value, w: Value, x_zero: Value | None, w_zer
     if x_zero is not None and product(x_zero.shape) != 1:
         raise NotNative("zero points per channel of the data")
     if w_zero is not None and len(w_zero.shape) == 1 and w_zero.shape != (1,):
-        w_zero = call.reshape(w_zero, (*w_zero.shape, *(1,) * (len(w.shape) - 1)))
+        ones = (1,) * (len(w.shape) - 1)
+        points = call.builder.array(w_zero)
+        if points is None:
+            w_zero = call.reshape(w_zero, (*w_zero.shape, *ones))
+        else:  # a constant stays one: what is known to be 0 need not be subtracted
+            w_zero = call.builder.constant(points.reshape(-1, *ones))
     x_zero = None if x_zero is None else call.reshape(x_zero, ())
     data = shifted(call, channels_last(call, x), x_zero, per_row=False)
     return convolved(call, data, shifted(call, w, w_zero, per_row=False), f, integers=True)

@@ -27,7 +27,7 @@ class Clocks:
 
     def sets_follow(self, sets: list[IntArray]) -> npt.NDArray[np.bool_]:
         """[i, j]: every task of set i starts after every task of set j is complete."""
-        size = [len(x) for x in sets]
+        size = np.array([len(x) for x in sets], np.int64)
         which, tasks = np.repeat(np.arange(len(sets)), size), np.concatenate(sets)
         begun = np.full((len(sets), self.before.shape[1]), len(self.before))
         there = np.flatnonzero(size)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusec.errors import BugError
-from fusec.ir.dim import Dim, Extent, linear, symbol
+from fusec.ir.dim import Dim, Extent, linear, symbol, symbols_of
 from fusec.ir.expr import Const, Expr, Index, Load, Prim, cast, prim
 from fusec.ir.types import DType
 from fusec.kernels.cuda.context import Storage
@@ -178,11 +178,14 @@ def _place(point: Point, a: Access) -> str:
 
 
 def _split(point: Point, a: Access) -> tuple[Extent, Extent]:
-    """The offset as (what outer blocks know, what is left). Those of locals stay whole: their parts alone lead outside."""
+    """The offset as (what outer blocks know, what is left). Those of locals stay whole: their parts alone lead outside.
+
+    So do those whose outer part is known before the launch: as addresses, such parts of many planes would fill the registers.
+    """
     if a.storage.relative:
         return 0, a.offset
     outer, inner = point.parts(a.offset)
-    return (0, a.offset) if isinstance(outer, int) else (outer, inner)
+    return (outer, inner) if any(point.is_bound(s) for s in symbols_of(outer)) else (0, a.offset)
 
 
 def condition(point: Point, a: Access) -> str:

@@ -25,7 +25,7 @@ from fusec.errors import BugError, ExecutionError, FusecError, ResourceError
 from fusec.kernels.cuda import machine
 from fusec.kernels.cuda.abi import THREADS
 from fusec.kernels.cuda.device import Launch, Memory, Module
-from fusec.kernels.cuda.levels import OWN_SHARED
+from fusec.kernels.cuda.levels import WALK
 from fusec.kernels.cuda.staging import Staging
 
 LARGE_SHARED = 48 << 10
@@ -95,7 +95,7 @@ class CupyDevice:
             properties = self._runtime.getDeviceProperties(index)
             self.name = bytes(properties["name"]).decode("utf-8", "replace")
             self.multiprocessors = self._attribute("cudaDevAttrMultiProcessorCount")
-            self.shared_limit = self._attribute("cudaDevAttrMaxSharedMemoryPerBlockOptin") - OWN_SHARED
+            self.shared_limit = self._attribute("cudaDevAttrMaxSharedMemoryPerBlockOptin") - WALK
             if not self._attribute("cudaDevAttrCooperativeLaunch"):
                 raise ExecutionError(f"{self.name} cannot launch kernels cooperatively", hint="see fusec doctor")
             self.stream: Any = self.cupy.cuda.Stream(non_blocking=True)

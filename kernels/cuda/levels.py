@@ -10,8 +10,6 @@ from dataclasses import dataclass
 Capability = tuple[int, int]
 WALK = 1 << 10
 """Bytes that the task loop takes of a block's shared memory (tasks.cuh), rounded up to where dynamic memory may begin."""
-OWN_SHARED = 1 << 10
-"""Bytes of shared memory that the task loop takes, up to where that of the bodies begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +50,11 @@ class Level:
 LEVELS = {
     x.name: x
     for x in (
-        Level(
-            "sm_90", "sm_90a", (9, 0), True, 900, (227 << 10) - OWN_SHARED, 132
-        ),  # H100, H200: wgmma exists nowhere else
-        Level("sm_100", "sm_100", (10, 0), False, 800, (227 << 10) - OWN_SHARED, 148),  # B200, B300
-        Level("sm_120", "sm_120", (12, 0), False, 800, (99 << 10) - OWN_SHARED, 170),  # RTX 50
-        Level("sm_86", "sm_86", (8, 6), False, 800, (99 << 10) - OWN_SHARED, 84),  # RTX 30 and 40, A10, A40, L4, L40
-        Level("sm_80", "sm_80", (8, 0), False, 800, (163 << 10) - OWN_SHARED, 108),  # A100
+        Level("sm_90", "sm_90a", (9, 0), True, 900, 227 << 10, 132),  # H100, H200: wgmma exists nowhere else
+        Level("sm_100", "sm_100", (10, 0), False, 800, 227 << 10, 148),  # B200, B300
+        Level("sm_120", "sm_120", (12, 0), False, 800, 99 << 10, 170),  # RTX 50
+        Level("sm_86", "sm_86", (8, 6), False, 800, 99 << 10, 84),  # RTX 30 and 40, A10, A40, L4, L40
+        Level("sm_80", "sm_80", (8, 0), False, 800, 163 << 10, 108),  # A100
     )
 }
 """All levels by name. Where a device runs the code of two, the first suits it better."""

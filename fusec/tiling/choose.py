@@ -20,7 +20,7 @@ from fusec.kernels.kernel import Guard, Kernel, StageTiling, Tiling, loads_of
 from fusec.kernels.layout import Layout
 from fusec.target import Isa, Target
 from fusec.tile.program import Stage, TileProgram
-from fusec.tiling.dots import dots
+from fusec.tiling.dots import dots, long_row
 from fusec.tiling.lane import best_lane, points_at_once
 from fusec.tiling.stream import streamed
 from fusec.tiling.tiles import tile_extents
@@ -74,7 +74,7 @@ def menu(
     out = []
     for choice in _choices(program, forms, tile_shape[0], calls):
         stages = tuple(
-            _stage(program, stage, form, choice, isa, tile_shape, dict(layouts))
+            _stage(program, stage, form, choice, isa, tile_shape, dict(layouts), calls)
             for stage, form in zip(program.stages, forms, strict=True)
         )
         stages, tile = streamed(program, stages) or (stages, tile_extents(program, stages, forms))
@@ -182,6 +182,7 @@ def _stage(
     isa: Isa,
     tile_shape: tuple[int, int],
     layouts: Mapping[str, Layout],
+    calls: Sequence[Mapping[str, Extent]],
 ) -> StageTiling:
     if form is None:
         return _nest(program, stage, isa)
@@ -192,6 +193,8 @@ def _stage(
     streams = panels in layouts or rows > 1
     if rows > 1 and is_dot(program, form, isa):
         return StageTiling("contract", form.n, isa.lanes * 4 // form.dtype.itemsize)
+    if not streams and (tiling := long_row(program, form, isa, calls)) is not None:
+        return tiling
     if (isinstance(n, int) and n <= FEW_COLUMNS) or not streams:
         # one row: copying B into panels first would take longer than the product
         return StageTiling("nest", best_lane(program, stage, isa))

@@ -252,7 +252,7 @@ class _Contract:
     ) -> list[Value]:
         b, shape = self.b, self.shape
         if self.dots:
-            return self._dots(rows, steps, panels[0], m, span)
+            return self._dots(rows, steps, panels[: self.dots], m, span)
         if rows.taps is not None:
             table = b.gep(rows.pointer, b.sub(m, span[0]), "i64")
             return emit_taps(
@@ -262,17 +262,16 @@ class _Contract:
         return emit_tile(b, shape, pointers, rows.step, panels, b.i64(shape.width), rows.depth, start, ahead)
 
     def _dots(
-        self, rows: Rows, steps: Sequence[Value], base: Value, m: Value, span: tuple[Value, Value]
+        self, rows: Rows, steps: Sequence[Value], ends: Sequence[Value], m: Value, span: tuple[Value, Value]
     ) -> list[Value]:
         b, shape, columns = self.b, self.shape, self.dots
-        _, stride = self.right.along_sum()
         if rows.taps is not None:
             table = b.gep(rows.pointer, b.sub(m, span[0]), "i64")
-            totals = emit_dot_taps(b, shape, columns, table, rows.row, rows.taps, base, stride, rows.depth, rows.shift)
+            totals = emit_dot_taps(b, shape, columns, table, rows.row, rows.taps, ends, rows.depth, rows.shift)
         else:
             pointers = self._pointers(rows, steps, m, span[1])
             zeros = [shape.zero] * (shape.rows * columns)
-            totals = emit_dots(b, shape, columns, pointers, base, stride, rows.depth, zeros)
+            totals = emit_dots(b, shape, columns, pointers, ends, rows.depth, zeros)
         return add_up(b, shape, columns, totals)
 
     def _sums(self, places: Callable[[], Sequence[Value]], at: Value | None) -> list[Value]:

@@ -2,7 +2,8 @@
 
 With the columns as lanes most of a vector would stay empty. Here every accumulator is one element of the result, summed
 in as many parts as a vector has lanes; the parts are added up in the end, for all columns of a row together. Both sides
-are read as they lie in memory where they are contiguous along the sum: nothing is packed.
+are read as they lie in memory where they are contiguous along the sum: nothing is packed. A long row beside many columns
+that come with the run goes so as well, as many columns at a time as a vector has lanes.
 """
 
 from __future__ import annotations
@@ -39,16 +40,12 @@ def emit_dots(
     shape: TileShape,
     columns: int,
     rows: Sequence[Value],
-    base: Value,
-    stride: Value,
+    ends: Sequence[Value],
     count: Value,
     start: Sequence[Value],
 ) -> list[Value]:
-    """The accumulators, row by row, after `count` more products: column j of B begins `stride * j` elements from `base`."""
+    """The accumulators, row by row, after `count` more products: column j of B begins at `ends[j]`."""
     lanes, element = shape.lanes, shape.element
-    ends = [base]
-    for _ in range(1, columns):
-        ends.append(b.gep(ends[-1], stride, element))
 
     def step(k: Value, mask: Value | None, totals: Sequence[Value]) -> list[Value]:
         def load(pointer: Value) -> Value:
@@ -87,8 +84,7 @@ def emit_dot_taps(
     table: Value,
     pitch: Value,
     taps: Value,
-    base: Value,
-    stride: Value,
+    ends: Sequence[Value],
     depth: Value,
     shift: Value | None = None,
 ) -> list[Value]:
@@ -97,8 +93,8 @@ def emit_dot_taps(
         line = b.gep(table, b.mul(loop.index, pitch), "i64")
         rows = [b.load("ptr", b.gep(line, b.i64(r), "i64")) for r in range(shape.rows)]
         rows = rows if shift is None else [b.gep(p, shift, shape.element) for p in rows]
-        place = b.gep(base, b.mul(loop.index, depth), shape.element)
-        loop.next = emit_dots(b, shape, columns, rows, place, stride, depth, loop.carried)
+        places = [b.gep(p, b.mul(loop.index, depth), shape.element) for p in ends]
+        loop.next = emit_dots(b, shape, columns, rows, places, depth, loop.carried)
     return list(loop.results)
 
 

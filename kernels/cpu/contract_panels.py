@@ -66,7 +66,7 @@ class RightSide:
         """The panels from column n on, as many as a register tile takes; those past the end repeat the last one."""
         s, b, shape = self.s, self.s.b, self.s.shape
         if self._in_place:
-            return [self.along_sum()[0]]
+            return self._columns(n, n_end)
         if self._stored is not None:
             return self._stored_panels(self._stored, n)
         if self._room is None:
@@ -79,6 +79,13 @@ class RightSide:
             place = b.gep(self._room, b.mul(loop.index, size), shape.element)
             self._pack(place, b.add(n, b.mul(loop.index, b.i64(shape.width))), n_end)
         return [b.gep(self._room, b.mul(b.i64(p), size), shape.element) for p in range(shape.panels)]
+
+    def _columns(self, n: Value, n_end: Value) -> list[Value]:
+        """The columns from n on, as many as a vector has lanes; those past the end repeat the last one."""
+        b, (base, stride) = self.s.b, self.along_sum()
+        last = b.sub(n_end, b.i64(1))
+        columns = [b.smin(b.add(n, b.i64(j)), last) for j in range(self.s.shape.width)]
+        return [b.gep(base, b.mul(j, stride), self.s.shape.element) for j in columns]
 
     def along_sum(self) -> tuple[Value, Value]:
         """The first column of B and the distance to the next one, where columns are contiguous along the sum."""

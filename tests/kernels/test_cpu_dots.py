@@ -66,6 +66,31 @@ def test_products(execute: Execute, text: str, n: int) -> None:
         check(execute, text, {"B": 2, "M": m, "K": k, "N": n})
 
 
+@pytest.mark.skipif(not runs_here("avx2"), reason="as many columns as a vector of AVX2 has lanes")
+@pytest.mark.parametrize("n", [1, 8, 9, 15, 64, 77])
+def test_a_long_row_takes_columns_side_by_side(execute: Execute, n: int) -> None:
+    for k in (3072, 3077):
+        params = {"B": 2, "M": 1, "K": k, "N": n}
+        program, target = parse_program(PRODUCT.format(role="input")), Target("cpu", "avx2")
+        operands = {"x": (2, 1, k), "r": (2, 1, n), "w": (n, k)}
+        arrays = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in operands.items()}
+        kernel = choose(menu(program, target, [params]), params)
+        (tiling,) = kernel.tiling.stages
+        assert (tiling.template, tiling.lane, tiling.rows) == ("contract", "k", 1)
+        got, status = execute(kernel, "avx2", params, arrays)
+        expected = run_program(program, params, arrays)["y"]
+        assert not status.any()
+        np.testing.assert_allclose(got["y"].reshape(expected.shape), expected, 2e-5, 1e-3)
+        again, _ = execute(kernel, "avx2", params, arrays, [1] * kernel.bind(params).tiles)
+        assert np.array_equal(again["y"].view(np.uint32), got["y"].view(np.uint32))
+
+
+def test_short_rows_take_one_column_after_the_other() -> None:
+    program, params = parse_program(PRODUCT.format(role="input")), {"B": 1, "M": 1, "K": 1024, "N": 64}
+    kernel = choose(menu(program, Target("cpu", "avx2"), [params]), params)
+    assert [t.template for t in kernel.tiling.stages] == ["nest"]
+
+
 def test_the_menu_has_a_kernel_for_other_columns() -> None:
     program = parse_program(WEIGHT)
     kernels = menu(program, Target("cpu", "avx2"), [{"B": 1, "M": 9, "K": 64, "N": 3}])

@@ -11,12 +11,11 @@ from fusec.cli.text import plural
 from fusec.ir.graph import Node
 from fusec.ir.requirement import summary
 from fusec.knobs import format_bytes
+from fusec.measure.feeds import choose_sizes
 from fusec.plan.plan import HostStep, Plan, RegionStep
 from fusec.runtime.session import Session
 from fusec.trace import Trace
 
-SIZES = 8
-"""Requirements that an overview lists; the graph's text has all of them."""
 CONTROL = ("If", "Loop", "Scan")
 """Host steps that only decide which plan runs, and how often."""
 
@@ -65,15 +64,26 @@ def describe_plan(plan: Plan) -> list[str]:
         *(f"  input  {v}" for v in plan.inputs),
         *(f"  output {v}" for v in plan.outputs),
     ]
-    if needed := [str(r) for r in summary(plan.requirements)]:
-        more = f" and {len(needed) - SIZES} more, see --nodes" if len(needed) > SIZES else ""
-        lines.append(f"  sizes  {', '.join(needed[:SIZES])}{more}")
+    if plan.requirements:
+        lines.append(f"  sizes  {_sizes(plan)}")
     control = {op: n for op, n in host.most_common() if op in CONTROL}
     if control:
         lines.append(f"  host steps whose bodies are compiled when they run: {_counted(control)}")
     if other := {op: n for op, n in host.most_common() if op not in CONTROL}:
         lines.append(f"  host steps run on the reference implementation, slowly: {_counted(other)}")
     return lines
+
+
+def _sizes(plan: Plan) -> str:
+    """The bounds that a plan requires of its sizes, how many other conditions there are, and sizes that meet all."""
+    needed = summary(plan.requirements)
+    bounds = [str(r) for r in needed if str(r.size) in r.symbols and not r.is_exact]
+    others = len(needed) - len(bounds)
+    if not others:
+        return ", ".join(bounds)
+    chosen = choose_sizes(sorted({s for r in needed for s in r.symbols}), plan.requirements)
+    example = ", ".join(f"{s}={n}" for s, n in chosen.items())
+    return f"{', '.join([*bounds, plural(others, 'other condition')])} (see --nodes), as met by {example}"
 
 
 def body_lines(session: Session) -> list[str]:

@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "frontend"))
 from onnx_models import info, init, model, node
 
 import fusec
+from fusec.api import Options, compile_plan, new_trace
+from fusec.cli.summary import describe_plan
 from fusec.errors import FusecError, InputError
 from fusec.frontend.read import read_model
 from fusec.ir.reference import run_reference
@@ -126,6 +128,8 @@ def test_the_body_of_a_loop_that_makes_its_input_smaller() -> None:
 def test_sizes_that_nobody_gave_meet_them() -> None:
     needed = read_model(pooled()).requirements
     assert choose_sizes(["N", "H", "W"], needed) == {"N": 1, "H": 7, "W": 5}
+    told = describe_plan(compile_plan(pooled(), Options(), new_trace()))
+    assert "  sizes  H >= 7, W >= 5" in told
     assert choose_sizes(["N", "W"], needed, {"H": 20}) == {"N": 1, "W": 5}
     assert choose_sizes(["N", "H"], needed, {"W": 1}) == {"N": 1, "H": 7}  # nothing helps; the run says so
 
@@ -139,5 +143,8 @@ def test_sizes_that_nobody_gave_let_parts_meet() -> None:
     m = model(nodes, [info("x", (1, 3, "H", "W"))], inits=[init("s", np.array([1, 1, 4, 4], np.float32))])
     sizes = choose_sizes(["H", "W"], read_model(m).requirements)
     assert sizes["H"] % 4 == sizes["W"] % 4 == 0
+    session = fusec.compile(m, threads=1)
+    (told,) = [line for line in describe_plan(session.plan) if "sizes" in line]
+    assert told == "  sizes  H >= 4, W >= 4, 2 other conditions (see --nodes), as met by H=4, W=4"
     with pytest.raises(InputError, match=r"Add 'add': the sizes .* must be the same, and differ by .*H=6; .* is 8"):
-        fusec.compile(m, threads=1).run({"x": np.zeros((1, 3, 6, 8), np.float32)})
+        session.run({"x": np.zeros((1, 3, 6, 8), np.float32)})

@@ -39,6 +39,8 @@ def find_source(point: Point, form: Contraction, e: Expr, outer: str, dtype: DTy
     load = _stored(point, e, dtype)
     if load is not None and point.ctx.kernel.layouts[load.operand].swizzled:
         return _packed(point, load, outer, dtype)
+    if load is not None and not point.ctx.kernel.layouts[load.operand].is_row_major:
+        return _in_panels(point, load, outer, dtype)
     if load is not None:
         found = _in_memory(point, form, load, outer, dtype)
         if found is not None:
@@ -107,6 +109,20 @@ def _packed(point: Point, load: Load, outer: str, dtype: DType) -> Source:
         f"const {element}*",
         lambda: access.address(point, a),
         lambda function: f"fx_packed_source<{element}>({function})",
+    )
+
+
+def _in_panels(point: Point, load: Load, outer: str, dtype: DType) -> Source:
+    """A weight in panels of columns: chunks across columns are within one."""
+    a, element = point.access_of(load), element_type(dtype)
+    aligned = f"fx_is_aligned<{BYTES // dtype.itemsize}>({a.storage.pointer})"
+    return Source(
+        outer,
+        False,
+        True,
+        f"const {element}*",
+        lambda: access.address(point, a),
+        lambda function: f"fx_stored_source<{element}, false, true>({function}, {a.storage.pointer}, {aligned})",
     )
 
 

@@ -15,7 +15,7 @@ from fusec.errors import ExecutionError
 from fusec.ir.dim import evaluate
 from fusec.ir.types import DType
 from fusec.kernels.cpu.contract_form import contraction
-from fusec.kernels.cuda.blocks import blocked
+from fusec.kernels.cuda.blocks import blocked, panelled
 from fusec.kernels.cuda.emit import emit
 from fusec.kernels.cuda.emulator.build import build, compiler
 from fusec.kernels.cuda.emulator.device import EmulatedDevice, Emulation
@@ -176,3 +176,36 @@ def test_bugs_show(bug: str) -> None:
         if seen:
             return
     pytest.fail("all orders were right")
+
+
+@pytest.mark.parametrize(("dtype", "width", "rows"), [("bf16", 8, 1), ("f32", 12, 3), ("f16", 64, 8), ("bf16", 24, 2)])
+def test_few_rows_read_panels(dtype: str, width: int, rows: int) -> None:
+    program = parse_program(gemm("m, k", "k, n", dtype))
+    form = contraction(program.stages[0])
+    assert form is not None
+    found = panelled(program, form, width)
+    assert found is not None
+    height = next(n for n in (1, 2, 4, 8) if n >= rows)
+    kernel = Kernel(program, Tiling((("m", 8), ("n", width)), (StageTiling("gemv", "n", height, 1),), (found,)))
+    assert "fx_stored_source" in emit(kernel, HOPPER).text
+    assert not refusal(kernel, "sm_90", "f32")
+    kind = next(d for d in (DType.F32, DType.BF16, DType.F16) if d.value == dtype)
+    for k, n in [(700, 5 * width), (33, 3 * width - 5), (9000, 7)]:
+        operands = {"x": floats(rows, k, dtype=kind), "w": floats(k, n, dtype=kind), "b": floats(n)}
+        params = {"M": rows, "K": k, "N": n}
+        expected = run_program(program, params, operands)
+        for emulation in ORDERS:
+            got, status = run_kernel(kernel, params, operands, level="sm_90", emulation=emulation)
+            assert not status.any()
+            compare(got, expected, 1e-5, 3e-4)
+
+
+def test_panels_are_as_wide_as_what_a_block_reads() -> None:
+    program = parse_program(gemm("m, k", "k, n", "bf16"))
+    for n, width in [(3072, 24), (8192, 64), (512, 8)]:
+        params = {"M": 1, "K": 2048, "N": n}
+        (kernel,) = menu(program, HOPPER, [params])
+        assert str(dict(kernel.tiling.layouts)["w"]) == f"1/{width} 0 1%{width}"
+        assert kernel.bind(params).tile["n"] == width
+    two_sizes = menu(program, HOPPER, [{"M": 1, "K": 2048, "N": n} for n in (512, 2048)])
+    assert not any(k.tiling.layouts for k in two_sizes)

@@ -12,7 +12,7 @@ from fusec.ir.types import DType
 from fusec.kernels.backend import EMULATED
 from fusec.kernels.cpu.contract_form import Contraction, contraction, direct_load
 from fusec.kernels.cuda.blocks import COLUMNS as BLOCK_COLUMNS
-from fusec.kernels.cuda.blocks import blocked
+from fusec.kernels.cuda.blocks import blocked, panelled
 from fusec.kernels.cuda.emit import NESTS
 from fusec.kernels.cuda.known import with_known
 from fusec.kernels.cuda.levels import LEVELS, Level
@@ -23,6 +23,7 @@ from fusec.kernels.cuda.resident_shape import residents
 from fusec.kernels.cuda.stream import COLUMNS, products
 from fusec.kernels.cuda.turn import turned_axis
 from fusec.kernels.kernel import Kernel, StageTiling
+from fusec.kernels.layout import Layout
 from fusec.tile.program import Stage, TileProgram
 from fusec.tiling.lane import stride
 
@@ -144,14 +145,20 @@ def _is_multiple(extent: Extent, unit: int) -> bool:
 
 
 def _layouts(kernel: Kernel, tile: dict[str, Extent]) -> str:
-    """Weights lie in blocks only where a wgmma product, and nobody else, reads them, in tiles that begin where blocks do."""
+    """Weights lie in blocks or panels only where a product that knows these reads them; tiles must begin where blocks do."""
     stages = zip(kernel.program.stages, kernel.tiling.stages, strict=True)
-    forms = [f for s, t in stages if t.template == "wgmma" and (f := contraction(s)) is not None]
-    found = dict(f for f in (blocked(kernel.program, form) for form in forms) if f is not None)
+    products = [(f, t.template) for s, t in stages if (f := contraction(s)) is not None]
     for name, layout in kernel.tiling.layouts:
-        if not layout.is_row_major and found.get(name) != layout:
+        if not layout.is_row_major and not any(_reads(kernel.program, *x, name, layout) for x in products):
             return f"{name} cannot have the layout {layout}, which nothing reads"
-    for form in forms:
-        if form.n in tile and not _is_multiple(tile[form.n], BLOCK_COLUMNS):
+    for form, template in products:
+        if template == "wgmma" and form.n in tile and not _is_multiple(tile[form.n], BLOCK_COLUMNS):
             return f"tiles of {tile[form.n]} along {form.n} are no multiples of {BLOCK_COLUMNS}"
     return ""
+
+
+def _reads(program: TileProgram, form: Contraction, template: str, name: str, layout: Layout) -> bool:
+    if template == "wgmma":
+        return blocked(program, form) == (name, layout)
+    width = layout.factors[-1].block if layout.factors else 0
+    return template == "gemv" and width > 0 and panelled(program, form, width) == (name, layout)

@@ -32,7 +32,8 @@ def device_menu(
     out = []
     for choice in product_choices(program, target, calls, precision):
         stages = tuple(choice.stages.get(i) or nest_stage(program, s, sizes) for i, s in enumerate(program.stages))
-        out.append(Kernel(program, Tiling(choice.tile, stages, choice.layouts, choice.guard)))
+        layouts = () if few else choice.layouts  # the others read weights row by row
+        out.append(Kernel(program, Tiling(choice.tile, stages, layouts, choice.guard)))
     return (*few, *(out or _nests(program, sizes)))
 
 

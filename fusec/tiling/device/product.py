@@ -13,7 +13,7 @@ from fusec.ir.dim import Dim, Extent, ceildiv, floordiv, maximum, product, subst
 from fusec.ir.types import DType
 from fusec.kernels.backend import EMULATED
 from fusec.kernels.cpu.contract_form import Contraction, contraction, direct_load
-from fusec.kernels.cuda.blocks import blocked
+from fusec.kernels.cuda.blocks import MOVED, blocked, panelled
 from fusec.kernels.cuda.levels import LEVELS, Level
 from fusec.kernels.cuda.product_shapes import GEMV_ROWS, NARROW, SIMT, tensor_dtype, unwidened, without_widening
 from fusec.kernels.kernel import Guard, StageTiling
@@ -24,6 +24,8 @@ from fusec.tiling.lane import stride
 
 FEW_ROWS = 8
 """Up to this many rows B is streamed."""
+MOST_PANEL = 1024
+"""Columns of a tile from which on rows of it are long enough as they lie."""
 FEW_COLUMNS = 4
 """Up to this many columns, and many rows, a product is better summed along k by nests."""
 SHORT = 8
@@ -75,17 +77,12 @@ def product_choices(
     if not forms:
         return ()
     menu = _Menu(program, forms, LEVELS[target.level.removesuffix(EMULATED)], precision)
-    choices = [menu.choice(guard, calls) for guard in _guards(program, forms, calls)]
-    layouts = _layouts(program, forms, [c.stages for c in choices])
-    return tuple(replace(c, layouts=layouts) for c in choices)
-
-
-def _layouts(
-    program: TileProgram, forms: Mapping[int, Contraction], choices: Sequence[Mapping[int, StageTiling]]
-) -> tuple[tuple[str, Layout], ...]:
-    """The weights that lie in blocks: those that all choices read so, since else they would be stored twice."""
-    found = (blocked(program, f) for i, f in forms.items() if all(c[i].template == "wgmma" for c in choices))
-    return tuple(f for f in found if f is not None)
+    guards = _guards(program, forms, calls)
+    choices = [menu.choice(guard, calls) for guard in guards]
+    layouts = tuple(
+        f for i in forms if (f := menu.layout(i, [c.stages[i].template for c in choices], calls)) is not None
+    )
+    return tuple(replace(menu.choice(guard, calls), layouts=layouts) for guard in guards)
 
 
 def _is_worth_it(program: TileProgram, form: Contraction) -> bool:
@@ -120,6 +117,8 @@ class _Menu:
         self.program, self.forms, self.level, self.precision = program, forms, level, precision
         self.processors = level.multiprocessors
         self.names = {a.name for a in program.axes}
+        self.panels = set[str]()
+        """Axes of columns that lie in panels."""
 
     def choice(self, guard: Guard | None, calls: Sequence[Mapping[str, Extent]]) -> ProductChoice:
         """The products within a guard."""
@@ -137,6 +136,24 @@ class _Menu:
             if form.n in tile:
                 tile[form.n] = self._streamed(form) if tiling.template == "gemv" else tiling.vectors
         return ProductChoice(stages, tuple(tile.items()), guard=guard)
+
+    def layout(
+        self, stage: int, templates: Sequence[str], calls: Sequence[Mapping[str, Extent]]
+    ) -> tuple[str, Layout] | None:
+        """The weight of a product that lies otherwise than row by row, where all choices read it so: it is stored once."""
+        form = self.forms[stage]
+        if set(templates) == {"wgmma"}:
+            return blocked(self.program, form)
+        if set(templates) != {"gemv"} or panelled(self.program, form, MOST_PANEL) is None:
+            return None
+        self.panels.add(form.n)
+        streamed = self._streamed(form)
+        widths = {streamed if isinstance(streamed, int) else substitute(streamed, call) for call in calls or [{}]}
+        width = next(iter(widths))
+        if len(widths) > 1 or not isinstance(width, int) or width > MOST_PANEL:
+            self.panels.remove(form.n)
+            return None
+        return panelled(self.program, form, width)
 
     def _guess(self, x: Extent, call: Mapping[str, Extent], guard: Guard | None) -> int:
         """An extent in a call; of a range of sizes the largest."""
@@ -205,6 +222,8 @@ class _Menu:
         return unit * maximum(1, ceildiv(ceildiv(self.program.axis[form.n].extent, unit), share))
 
     def _unit(self, form: Contraction) -> int:
+        if form.n in self.panels:
+            return MOVED // unwidened(form.right).itemsize
         load = direct_load(without_widening(form.right))
         if load is None or stride(self.program, *load, form.n) != 1:
             return 1 if load is not None and stride(self.program, *load, form.k.name) == 1 else SECTOR // 4

@@ -229,14 +229,17 @@ class ResidentStages:
                 self._load(ctx, shape, self.places[i])
         part = self._part()
         lines = [
+            f"FX_NOINLINE void {entry}_load(const fx_task task) {{",
+            *(f"    {line}" for line in ctx.text()),
+            "    fx_copy_async_commit();",
+            "    fx_copy_async_wait<0>();",
+            "}",
             f"FX_DEVICE void {entry}_keep(const fx_task& task, fx_kept& kept) {{",
             f"    const int part = {part};",
             "    if (kept.is(task, part)) return;",
             "    fx_barrier();",
             f"    kept = {{task.slots, part, {self.ctx.kept_start}}};",
-            *(f"    {line}" for line in ctx.text()),
-            "    fx_copy_async_commit();",
-            "    fx_copy_async_wait<0>();",
+            f"    {entry}_load(task);",
             "}",
             "",
         ]

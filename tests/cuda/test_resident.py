@@ -12,8 +12,11 @@ from shared_module import SharedModule
 import fusec
 from fusec.api import Options, compile_plan, new_trace
 from fusec.cli.layers import layer_documents
+from fusec.kernels.cuda import lint, nvrtc
+from fusec.kernels.cuda.emit import emit
 from fusec.kernels.cuda.emulator.build import build, compiler
 from fusec.kernels.cuda.emulator.device import EmulatedDevice, Emulation
+from fusec.kernels.cuda.kernel_class import class_key
 from fusec.kernels.cuda.module import module_text
 from fusec.kernels.kernel import Guard, Kernel
 from fusec.plan.plan import RegionStep
@@ -258,3 +261,12 @@ def test_inspect_says_where_the_weights_are():
     assert fits[0]["bytes"] == fits[0]["columns"] * 4 * 256 * 4
     assert "bytes" in large[0]["why_not"]
     assert layer_documents(compile_plan(layer("LSTM", steps=3), Options(), new_trace())) == []
+
+
+@pytest.mark.skipif(not nvrtc.is_installed(), reason="NVRTC is not installed")
+@pytest.mark.parametrize("level", ["sm_80", "sm_90"])
+def test_modules_with_weights_that_are_kept_do_not_spill(level):
+    plan = compile_plan(layer("LSTM", hidden=256, steps=9), Options(device=f"cuda:{level}"), new_trace())
+    kernels = {class_key(k, plan.target): k for menu in plan.kernels.values() for k in menu}
+    built = nvrtc.build(module_text([emit(k, plan.target) for k in kernels.values()]), level)
+    assert lint.problems(built) == ()

@@ -133,8 +133,8 @@ FX_DEVICE fx_task fx_task_of(const fx_frame* frame, const fx_row& row, int i) {
     return {(const long long*)row.slots, frame->io, row.first + i, scratch, fx_shared_memory()};
 }
 
-// Walks this block's rows. `body(kernel, task)` is the switch over the module's tile bodies, and returns how many bytes of
-// shared memory from its start on the body may have written. `keep(kernel, task, kept)` brings what the tile keeps where it is
+// Walks this block's rows. `body(kernel, task)` is the switch over the module's tile bodies, and `written(kernel)` says how many
+// bytes of shared memory from its start on the body may write. `keep(kernel, task, kept)` brings what the tile keeps where it is
 // not there yet; for the first tile of a row that happens before the waits, since weights wait for nobody.
 //
 // Publishing: barrier (every thread's writes are before it), then one thread adds with release at gpu scope. Waiting: one thread
@@ -143,8 +143,8 @@ FX_DEVICE fx_task fx_task_of(const fx_frame* frame, const fx_row& row, int i) {
 //
 // What the walk must know after a tile it reads again from shared memory or the frame: what stayed in registers meanwhile, the
 // bodies could not have.
-template <class Body, class Keep>
-FX_DEVICE void fx_walk(fx_frame* frame, Body body, Keep keep) {
+template <class Body, class Written, class Keep>
+FX_DEVICE void fx_walk(fx_frame* frame, Body body, Written written, Keep keep) {
     FX_OF_BLOCK fx_row current[2];  // by turns: some threads may still read the row before
     FX_OF_BLOCK fx_kept kept;  // all threads write the same, so that each reads what it has written
     kept = {nullptr, 0, 0};
@@ -173,7 +173,8 @@ FX_DEVICE void fx_walk(fx_frame* frame, Body body, Keep keep) {
                 keep((int)current[r & 1].kernel, task, kept);
                 fx_tile_barrier(false, task, frame->scratch_stride, kept);
             }
-            if (body((int)current[r & 1].kernel, task) > kept.start) kept.slots = nullptr;
+            if (written((int)current[r & 1].kernel) > kept.start) kept.slots = nullptr;
+            body((int)current[r & 1].kernel, task);
         }
         if (current[r & 1].signal >= 0) fx_publish(frame->counters + current[r & 1].signal * FX_LINE);
         fx_stamp(frame, 2 * r + 1);

@@ -75,15 +75,17 @@ def describe_plan(plan: Plan) -> list[str]:
 
 
 def _sizes(plan: Plan) -> str:
-    """The bounds that a plan requires of its sizes, how many other conditions there are, and sizes that meet all."""
+    """The bounds that a plan requires of its sizes, how many other conditions there are, and sizes that meet all, if found."""
     needed = summary(plan.requirements)
     bounds = [str(r) for r in needed if str(r.size) in r.symbols and not r.is_exact]
     others = len(needed) - len(bounds)
     if not others:
         return ", ".join(bounds)
     chosen = choose_sizes(sorted({s for r in needed for s in r.symbols}), plan.requirements)
-    example = ", ".join(f"{s}={n}" for s, n in chosen.items())
-    return f"{', '.join([*bounds, plural(others, 'other condition')])} (see --nodes), as met by {example}"
+    told = f"{', '.join([*bounds, plural(others, 'other condition')])} (see --nodes)"
+    if not all(r.holds(chosen) for r in plan.requirements):
+        return told
+    return f"{told}, as met by {', '.join(f'{s}={n}' for s, n in chosen.items())}"
 
 
 def body_lines(session: Session) -> list[str]:

@@ -85,6 +85,8 @@ BAD: list[tuple[Any, dict[str, Any], dict[str, Any], int, list[str]]] = [
     (node("Resize", "x - - n", "y"), {"x": X[:, :, :0]}, {"n": ints(1, 2, 4, 3)}, 18, ["axis 2", "4 elements"]),
     (node("CumSum", "x a", "y"), {"x": X}, {"a": np.int64(9)}, 18, ["axis 9"]),
     (node("TopK", "x k", "v i"), {"x": X}, {"k": ints(-1)}, 18, ["k is -1"]),
+    (node("Split", "x s", "a b", axis=2), {"x": X}, {"s": ints(-2, 7)}, 18, ["split [-2, 7]"]),
+    (node("Tile", "x s", "y"), {"x": X}, {"s": ints(1, 1, -1, 1)}, 18, ["repeats [1, 1, -1, 1]"]),
     (node("OneHot", "i d v", "y"), {"i": ints(1)}, {"d": ints(-3), "v": ones(2)}, 18, ["depth is -3"]),
     (node("OneHot", "i d v", "y"), {"i": ints(1)}, {"d": ints(3), "v": ones(1)}, 18, ["values"]),
     (node("Trilu", "x", "y"), {"x": ones(3)}, {}, 18, ["needs a matrix"]),

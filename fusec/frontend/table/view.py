@@ -142,6 +142,8 @@ def _tile(call: Call) -> Value:
     repeats = call.extents(1)
     if len(repeats) != len(x.shape):
         raise call.error(f"{len(repeats)} repeats for {x.type}")
+    if any(isinstance(r, int) and r < 0 for r in repeats):
+        raise call.error(f"repeats {list(repeats)} must not be negative")
     check_size(call, TensorType(x.dtype, tuple(d * r for d, r in zip(x.shape, repeats))))
     inner, wide = list[Extent](), list[Extent]()
     for d, r in zip(x.shape, repeats):
@@ -237,6 +239,8 @@ def _split(call: Call) -> tuple[Value, ...]:
         if call.version >= 18 and call.attr("num_outputs", count) != count:
             raise call.error(f"num_outputs is {call.attr('num_outputs')}, the node has {count}")
         given = split_evenly(size, count, call)
+    if any(isinstance(d, int) and d < 0 for d in given):
+        raise call.error(f"split {list(given)} has a part of less than nothing")
     total = sum(d for d in given if isinstance(d, int)) if all(isinstance(d, int) for d in given) else None
     if len(given) != count or (isinstance(size, int) and total is not None and total != size):
         raise call.error(f"cannot split {x.type} along axis {axis} into {list(given)}")

@@ -79,10 +79,10 @@ def problems(cubin: Cubin) -> tuple[str, ...]:
     for name, (stack, stores, loads) in frames(cubin.log).items():
         if name in saves:
             continue
-        if stores or loads:
+        if stores != loads or stores > SAVED_BYTES:
             out.append(f"{name} spills {stores} bytes of registers and loads {loads}")
         elif stack:
-            out.append(f"{name} keeps {stack} bytes on the stack")
+            out.append(f"{name} keeps {stack} bytes on the stack, {stores} of them saved registers")
     return tuple(out)
 
 

@@ -72,11 +72,12 @@ struct fx_fold {
 // Elements that are computed: `of(outer)` gives a function of (fold, k) that gives the element. What depends on the row (or
 // column) alone is worked out when that function is made. Chunks run along k where ALONG_K, else across rows (or columns).
 // HEAVY: so long an expression that it is not written out for each element of a chunk.
+// Functions are kept by value: as references to one another they would stay objects on the stack in bodies of several stages.
 template <class T, bool ALONG_K, bool HEAVY, class Of>
 struct fx_computed {
     using element = T;
     static constexpr bool along_k = ALONG_K, heavy = HEAVY, in_memory = false;
-    const Of& of;
+    const Of of;
     static constexpr bool copies = false;
 
     template <class At, class Fold>
@@ -96,7 +97,7 @@ template <class T, bool ALONG_K, bool CONSTANT, class Of>
 struct fx_stored {
     using element = T;
     static constexpr bool along_k = ALONG_K, constant = CONSTANT, heavy = false, in_memory = true;
-    const Of& of;
+    const Of of;
     const T* any;
     bool copies;
 
@@ -155,7 +156,7 @@ struct fx_loader {
     static_assert(!SWIZZLED || FX_THREADS / PER_LINE % 8 == 0, "a thread's chunks have one place within their pieces");
     static_assert(PITCH * sizeof(T) % 16 == 0, "lines begin at multiples of 16 bytes");
 
-    const Source& source;
+    const Source source;
     fx_int start, stop;
     bool copies;
     int line, along;  // of the first of this thread's chunks
@@ -300,7 +301,7 @@ FX_DEVICE void fx_pipeline(char* shared, Core& core, Left& left, Right& right, F
 template <class One>
 struct fx_single {
     static constexpr int width = 1;
-    const One& one;
+    const One one;
     static constexpr bool ready = false;
 };
 template <class One>
@@ -310,8 +311,8 @@ FX_DEVICE fx_single<One> fx_each_sum(const One& one) {
 template <int WIDTH, class One, class Many>
 struct fx_vectors {
     static constexpr int width = WIDTH;
-    const One& one;
-    const Many& many;
+    const One one;
+    const Many many;
     bool ready;
 };
 template <int WIDTH, class One, class Many>

@@ -21,6 +21,7 @@ from fusec.kernels.cuda.emulator.build import build, compiler
 from fusec.kernels.cuda.emulator.device import EmulatedDevice, Emulation
 from fusec.kernels.cuda.module import ModuleText, headers, module_text
 from fusec.kernels.kernel import Kernel, StageTiling, Tiling
+from fusec.kernels.layout import Layout
 from fusec.target import Target
 from fusec.tile.reference import run_program
 from fusec.tile.text import parse_program
@@ -209,3 +210,15 @@ def test_panels_are_as_wide_as_what_a_block_reads() -> None:
         assert kernel.bind(params).tile["n"] == width
     two_sizes = menu(program, HOPPER, [{"M": 1, "K": 2048, "N": n} for n in (512, 2048)])
     assert not any(k.tiling.layouts for k in two_sizes)
+
+
+def test_blocks_are_an_index_map() -> None:
+    layout = Layout.blocks(2, 0, 1, 64, 64)
+    assert Layout.parse(str(layout)) == layout
+    assert not Layout(Layout.row_major(2).factors, True).is_row_major
+    w = np.arange(100 * 130, dtype=np.int32).reshape(100, 130)
+    stored = layout.pack(w)
+    np.testing.assert_array_equal(layout.unpack(stored, w.shape), w)
+    for k, n in [(0, 0), (9, 3), (70, 129), (99, 64)]:
+        chunk = k % 64 // 8 ^ n % 8
+        assert stored[k // 64, n // 64, n % 64, 8 * chunk + k % 8] == w[k, n]

@@ -81,7 +81,7 @@ class Access:
 class Entry:
     """A polynomial that a stage evaluates: dimension `dim` of the index of a load or a store, or a value (operand "").
 
-    Machine code checks a `guarded` one itself: the load yields its fill value outside.
+    Machine code checks a `guarded` one itself: outside, the load yields its fill value and the store writes nothing.
     """
 
     operand: str
@@ -125,7 +125,7 @@ class Kernel:
         """Every index polynomial of the program, equal ones once. Entries that are read from memory are left out."""
         found = dict[Entry, None]()
         for stage in self.program.stages:
-            accesses = [(s.operand, s.index, False) for s in stage.stores]
+            accesses = [(s.operand, s.index, s.partial) for s in stage.stores]
             for x in (x for e in stage.expressions() for x in walk(e)):
                 if isinstance(x, Load):
                     accesses.append((x.operand, x.index, x.fill is not None))
@@ -359,7 +359,7 @@ def _statements(p: TileProgram) -> list[tuple[Stage, float, Expr, bool]]:
                 case Fold(_, _, args):
                     out += [(stage, 1.0, e, True) for e in args]
                     inner = False  # what follows uses the result
-                case Store(_, _, value):
+                case Store(_, _, value, _):
                     out.append((stage, 0.0, value, False))
     return out
 

@@ -22,8 +22,8 @@ from fusec.passes.graph.choose_winograd import choose_winograd
 from fusec.passes.graph.eliminate_dead import eliminate_dead
 from fusec.passes.graph.fold_batch_norm import fold_batch_norm
 from fusec.passes.graph.fold_constants import fold_constants
-from fusec.passes.graph.gather_first import gather_first
 from fusec.passes.graph.fold_padding import fold_padding
+from fusec.passes.graph.gather_first import gather_first
 from fusec.passes.graph.merge_matmuls import merge_matmuls
 from fusec.passes.graph.roll_lstm import roll_lstm
 from fusec.passes.graph.share_common import share_common
@@ -66,8 +66,8 @@ GRAPH_PASSES: Pipeline = (
             simplify_views,
             share_common,
             fold_batch_norm,  # no transpose is between a convolution and its norm any more
-            sink_reshapes,  # here, for the patterns above know only the model's own places of reshapes
             fold_padding,  # nor between it and its border
+            sink_reshapes,  # here, for the patterns above know only the model's own places of reshapes
         ),
     ),
     FixPoint(

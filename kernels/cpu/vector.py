@@ -320,6 +320,13 @@ class Arithmetic:
 
     def _float_to_integer(self, x: Value, to: DType) -> Value:
         b = self.b
+        if to.itemsize < 4 and x.lanes:  # LLVM's own saturating conversions to these go lane by lane
+            bits = 8 * to.itemsize
+            low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if to.is_signed else (0, (1 << bits) - 1)
+            number = b.select(b.compare("uno", x, x), constant(x.type, 0.0), x)
+            above = self.plain_extreme("ogt", number, constant(x.type, float(low)))
+            inside = self.plain_extreme("olt", above, constant(x.type, float(high)))
+            return b.convert("trunc", b.convert("fptosi", inside, "i32"), _REGISTER[to])
         kind, e = "fptosi" if to.is_signed else "fptoui", _REGISTER[to]
         result = vector(x.lanes, e)
         if x.lanes and (to is DType.I32 or (to is DType.I64 and self.isa.name == "avx2")):

@@ -91,6 +91,13 @@ struct fx_hopper {
             fx_wgmma_commit();
         }
 
+        // After the last wait: the compiler does not know that sums come with it, and could read registers ahead of it.
+        FX_MEMBER void settle() {
+#ifndef FX_EMULATED
+            FX_UNROLL for (int i = 0; i < BN / 2; i++) asm volatile("" : "+f"(sum[i])::"memory");
+#endif
+        }
+
         FX_MEMBER void unload(float* tile, int pitch, int) {
             float* corner = tile + (fx_warp() * 16 + fx_lane() / 4) * pitch + fx_lane() % 4 * 2;
             FX_UNROLL for (int i = 0; i < BN / 2; i += 2) {
@@ -172,6 +179,7 @@ struct fx_ring {
             if (++now == STAGES) now = 0, phase ^= 1;
         }
         fx_wgmma_wait<0>();
+        core.settle();
         fx_copy_async_wait<0>();
         fx_barrier();
     }

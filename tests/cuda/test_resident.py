@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from cuda_regions import Region, Rows, body, read
-from recurrent_models import LENGTHS, layer, stack
+from resident_models import LENGTHS, layer, stack
 from session_models import numbers
 from shared_module import SharedModule
 

@@ -140,7 +140,7 @@ CASES = {
     "top-3": Case([node("TopK", "x k", "v i", name="n")], {"x": LINES}, {"k": ints(3)}),
     "top-some": Case([node("Shape", "t", "k", name="n1"), node("TopK", "x k", "v i", name="n2")],
                      {"x": ("N", "H"), "t": ("P",)}),
-    "split": Case([node("Split", "x s", "a b", name="n", axis=2)], {"x": LINES}, {"s": ints(2, 5)}),
+    "split": Case([node("Split", "x s", "a b", name="n", axis=2)], {"x": LINES}, {"s": ints(2, 6)}),
     "squeeze": one("Squeeze", LINES, a=ints(2)),
     "reshape": one("Reshape", LINES, s=ints(-1, 8)),
     "tile": sized("Tile", "x z", ("N",)),

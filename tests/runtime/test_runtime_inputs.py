@@ -177,7 +177,7 @@ def test_feeds_by_position_and_an_absent_optional() -> None:
 
 
 def match(*tensors: tuple[str, str, tuple[int, ...]]) -> dict[str, int]:
-    s = Symbols.empty()
+    s = Symbols()
     s.match_all((name, parse_type(kind), np.zeros(shape, np.float32)) for name, kind, shape in tensors)
     return s.values
 

@@ -13,6 +13,7 @@ TITLES = {
     "conv_models": "Convolutions as models of their own",
     "chains": "Chains of matrix products",
     "attention": "Attention",
+    "gemm_int8": "Products of bytes",
     "loops": "Loops",
     "nests": "Loop nests",
     "nodes": "Single nodes",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import Generic, TypeVar
+from typing import Any, TypeVar
 
 MOST_PATHS = 32
 """Results that an expression chooses between; all are computed for every element."""
@@ -24,14 +24,14 @@ class TooManyBranches(Exception):  # a decision, not an error: the function is c
     """Why the branches of a function cannot be followed."""
 
 
-class _Run(Generic[T]):
+class _Run:
     """One run: the answers it was given, and what it asked."""
 
     def __init__(self, answers: Sequence[bool]) -> None:
         self.answers = answers
-        self.asked: list[T] = []
+        self.asked: list[Any] = []
 
-    def ask(self, question: T, same: Callable[[T, T], bool]) -> bool:
+    def ask(self, question: Any, same: Callable[[Any, Any], bool]) -> bool:
         known = next((i for i, q in enumerate(self.asked) if same(q, question)), None)
         if known is None:
             known = len(self.asked)
@@ -41,7 +41,7 @@ class _Run(Generic[T]):
         return self.answers[known] if known < len(self.answers) else True
 
 
-_run: ContextVar[_Run[object] | None] = ContextVar("_run", default=None)
+_run: ContextVar[_Run | None] = ContextVar("_run", default=None)
 
 
 def answer(question: T, same: Callable[[T, T], bool]) -> bool:
@@ -49,7 +49,7 @@ def answer(question: T, same: Callable[[T, T], bool]) -> bool:
     run = _run.get()
     if run is None:
         raise TooManyBranches("it branches on a value (`if`, `and`, `or`, `while`)")
-    return run.ask(question, same)  # type: ignore[arg-type] # a run only ever sees questions of one kind
+    return run.ask(question, same)
 
 
 def every_path(function: Callable[[], T], choose: Callable[[T, T, T], T]) -> T:
@@ -61,8 +61,8 @@ def every_path(function: Callable[[], T], choose: Callable[[T, T, T], T]) -> T:
         paths += 1
         if paths > MOST_PATHS:
             raise TooManyBranches(f"it branches on values in more than {MOST_PATHS} ways")
-        run = _Run[T](answers)
-        token = _run.set(run)  # type: ignore[arg-type]
+        run = _Run(answers)
+        token = _run.set(run)
         try:
             made = function()
         finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -38,6 +38,22 @@ def _own_ops() -> tuple[type[OpRun], ...]:
 
     control = (If, Loop, Optional, Scan)
     return (*control, *(make_op(domain, op_type, compute) for (domain, op_type), compute in IMPLEMENTATIONS.items()))
+
+
+def own_op(proto: onnx.NodeProto, opsets: Mapping[str, int]) -> Callable[[Sequence[Any]], Sequence[Any]] | None:
+    """A node of one of our own ops as a function from inputs to outputs, without the evaluator around it: that takes 50 us.
+
+    None for other ops.
+    """
+    from fusec.host.own import IMPLEMENTATIONS
+
+    domain = "" if proto.domain == "ai.onnx" else proto.domain
+    compute = IMPLEMENTATIONS.get((domain, proto.op_type))
+    if compute is None:
+        return None
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in proto.attribute}
+    opset, count = opsets.get(domain, 1), len(proto.output)
+    return lambda inputs: tuple(compute(inputs, attributes, opset, count))[:count]
 
 
 def own_ops() -> tuple[type[OpRun], ...]:

@@ -13,7 +13,7 @@ from fusec.errors import ExecutionError, FusecError, UnsupportedError
 from fusec.host.bodies import Body
 from fusec.host.compiled import compile_function
 from fusec.host.control_plans import compiled_control
-from fusec.host.evaluator import can_run, own_ops
+from fusec.host.evaluator import can_run, own_op, own_ops
 from fusec.host.inner import CompileBody, Control, NotCompiled
 from fusec.host.proto import read_proto
 from fusec.ir.graph import Node
@@ -47,6 +47,7 @@ class HostRunner:
         self._proto = read_proto(node)
         self._names = [*self._proto.input, *node.attr("captures", ())]
         self._evaluators: dict[tuple[str, ...], ReferenceEvaluator] = {}
+        self._own = own_op(self._proto, dict(node.attr("opsets")))
         self._check_functions()
         self._compiled = None
         if compile_body is not None:
@@ -73,10 +74,9 @@ class HostRunner:
         return () if self._compiled is None else self._compiled.bodies
 
     def _evaluated(self, inputs: Sequence[object]) -> list[object]:
-        feeds = {n: v for n, v in zip(self._names, inputs, strict=True) if n}
         try:
             with np.errstate(all="ignore"):
-                results = self._evaluator(feeds).run(None, feeds)
+                results = self._own(inputs) if self._own is not None else self._by_evaluator(inputs)
         except FusecError:
             raise
         except Exception as e:  # whatever the reference raises is about this node
@@ -86,8 +86,13 @@ class HostRunner:
                 node=self._origin,
                 op=self._op,
             ) from e
-        by_name = dict(zip((o for o in self._proto.output if o), results, strict=True))
-        return [self._normalised(by_name.get(o), i) if o else None for i, o in enumerate(self._proto.output)]
+        named = zip(self._proto.output, results, strict=True)
+        return [self._normalised(v, i) if o else None for i, (o, v) in enumerate(named)]
+
+    def _by_evaluator(self, inputs: Sequence[object]) -> list[Any]:
+        feeds = {n: v for n, v in zip(self._names, inputs, strict=True) if n}
+        made = iter(self._evaluator(feeds).run(None, feeds))
+        return [next(made) if o else None for o in self._proto.output]
 
     def forget_locks(self) -> None:
         """In the child of a fork: a lock may be held by a thread that is not here."""

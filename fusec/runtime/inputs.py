@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -177,13 +178,20 @@ class Symbols:
 
 def _solve(dim: Extent, symbol: str, actual: int, values: Mapping[str, int]) -> int | None:
     """The number for the only open symbol; -1 where there is none, None where `dim` is not affine in it."""
-    split = linear(dim, [symbol])
+    split = _affine(dim, symbol)
     if split is None:
         return None
-    rest, slope = evaluate(split[0], values), evaluate(split[1].get(symbol, 0), values)
+    rest, slope = evaluate(split[0], values), evaluate(split[1], values)
     if slope == 0:
         return None
     return (actual - rest) // slope if (actual - rest) % slope == 0 and (actual - rest) // slope >= 0 else -1
+
+
+@lru_cache(maxsize=1024)
+def _affine(dim: Extent, symbol: str) -> tuple[Extent, Extent] | None:
+    """(rest, slope) of a dimension that is affine in a symbol. What a host step makes is matched in every run."""
+    split = linear(dim, [symbol])
+    return None if split is None else (split[0], split[1].get(symbol, 0))
 
 
 def describe_type(kind: Type) -> str:

@@ -227,3 +227,26 @@ def test_a_node_without_opsets_is_refused(opsets: object) -> None:
     given = {} if opsets is None else {"opsets": opsets}
     with pytest.raises(PlanError, match="opsets"):
         HostRunner(Node.make("opaque", (x,), (y,), op_type="Relu", domain="", proto=proto, **given))
+
+
+@pytest.mark.parametrize("shape", [(1,), (7,), (3, 0), (4, 5), (2, 3, 4)])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.bool_])
+def test_non_zero(shape: tuple[int, ...], dtype: type) -> None:
+    x = np.asarray(R.integers(0, 2, shape)).astype(dtype)
+    judge("NonZero", [x])
+    if x.size > 1 and dtype is np.float32:
+        x.flat[:2] = np.nan, -0.0
+        judge("NonZero", [x])
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, -1])
+def test_compress(axis: int | None) -> None:
+    attrs = {} if axis is None else {"axis": axis}
+    for length in (0, 1, 4):
+        judge("Compress", [f32(4, 5), R.integers(0, 2, length).astype(bool)], **attrs)
+
+
+def test_own_ops_name_the_node_where_they_fail() -> None:
+    with pytest.raises(ExecutionError, match="the_node") as e:
+        run_host(opaque("Compress", [f32(2, 3), np.ones(5, bool)], axis=0), [f32(2, 3), np.ones(5, bool)])
+    assert e.value.op == "Compress"

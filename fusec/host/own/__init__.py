@@ -11,6 +11,7 @@ from fusec.host.own.quantised import IMPLEMENTATIONS as QUANTISED
 from fusec.host.own.recurrent import IMPLEMENTATIONS as RECURRENT
 from fusec.host.own.resize import IMPLEMENTATIONS as RESIZE
 from fusec.host.own.scatter import IMPLEMENTATIONS as SCATTER
+from fusec.host.own.select import IMPLEMENTATIONS as SELECT
 from fusec.host.own.trees import IMPLEMENTATIONS as TREES
 
 IMPLEMENTATIONS: dict[tuple[str, str], Compute] = {
@@ -22,6 +23,7 @@ IMPLEMENTATIONS: dict[tuple[str, str], Compute] = {
     **RECURRENT,
     **RESIZE,
     **SCATTER,
+    **SELECT,
     **TREES,
 }
 """(domain, op) -> function of (inputs, attributes, opset, number of outputs)."""

@@ -20,6 +20,7 @@ from fusec.kernels.kernel import Guard, Kernel, StageTiling, Tiling, loads_of
 from fusec.kernels.layout import Layout
 from fusec.target import Isa, Target
 from fusec.tile.program import Stage, TileProgram
+from fusec.tiling.across import across_rows
 from fusec.tiling.dots import dots, long_row
 from fusec.tiling.lane import best_lane, points_at_once
 from fusec.tiling.stream import streamed
@@ -79,6 +80,10 @@ def menu(
         )
         stages, tile = streamed(program, stages) or (stages, tile_extents(program, stages, forms))
         out.append(Kernel(program, Tiling(tile, stages, layouts, choice.guard)))
+    if not products and (short := across_rows(program, out[0].tiling.stages, isa, calls)) is not None:
+        stages, guard = short
+        kernel = Kernel(program, Tiling(tile_extents(program, stages, forms), stages, layouts, guard))
+        out = [kernel, *out] if guard is not None else [kernel]
     return tuple(out)
 
 

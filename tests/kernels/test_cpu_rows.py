@@ -45,7 +45,7 @@ def kernel_of(text: str) -> Kernel:
     return menu(parse_program(text), Target("cpu", "avx2"))[0]
 
 
-@pytest.mark.parametrize("lane", ["k", ""])
+@pytest.mark.parametrize("lane", ["k", "i", ""])
 @pytest.mark.parametrize("n", [0, 1, 7, 8, 31, 64, 1000])
 def test_softmax(check: Check, n: int, lane: str) -> None:
     x, z = (rng.standard_normal(s).astype(np.float32) for s in ((5, n), (n,)))

@@ -114,6 +114,21 @@ def test_row_programs() -> None:
     assert sizes(kernel, M=1000, N=0)[0]["m"] > 1
 
 
+def test_short_rows_have_lanes_across_them() -> None:
+    program = parse_program(SOFTMAX)
+
+    def lanes(calls: list[dict[str, object]], **params: int) -> set[str]:
+        kernels = menu(program, TARGETS[1], calls)  # type: ignore[arg-type]
+        return {s.lane for s in choose(kernels, params).tiling.stages}
+
+    short: dict[str, object] = {"M": 4096, "N": 10}
+    assert lanes([short], M=4096, N=10) == lanes([short], M=3, N=0) == {"m"}
+    assert lanes([short], M=4096, N=16) == lanes([{"M": 4, "N": 10}], M=4, N=10) == {"n"}
+    assert lanes([{"M": 9, "N": symbol("N")}], M=9, N=10) == {"n"}, "what may never come has no kernel of its own"
+    (kernel,) = menu(parse_program(SOFTMAX.replace("M, N)", "M)").replace("N", "10")), TARGETS[1], [{"M": symbol("B")}])
+    assert {s.lane for s in kernel.tiling.stages} == {"m"}
+
+
 def test_lanes_follow_memory() -> None:
     columns = parse_program(
         "program p(M, N)\ntask n: N\ninput x: f32[M, N]\noutput y: f32[N]\nstage n\n  s = sum[m: M](x[m, n])\n  y[n] = s\n"

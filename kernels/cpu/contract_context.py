@@ -15,6 +15,9 @@ from fusec.kernels.cpu.nest import emit_nest
 from fusec.kernels.kernel import StageTiling
 from fusec.tile.program import Stage, Store
 
+COMPARES = 8
+"""Lanes of the levels that compare vectors of 64-bit numbers in one instruction."""
+
 
 class ContractContext:
     """One contraction being emitted."""
@@ -55,6 +58,12 @@ class ContractContext:
         """Store something for all indices of some axes within their current ranges, at the current batch index."""
         stage = Stage((*self.form.batch, *axes), (), (store,))
         emit_nest(self.ctx, stage, StageTiling("nest", lane))
+
+    def compute_rows(self, axes: tuple[str, ...], store: Store) -> None:
+        """The same of 64-bit numbers, vectors along the image rows of the last axis: up to `isa.lanes` elements behind the
+        last one are overwritten. Levels that compare no 64-bit vectors do it one by one."""
+        stage, wide = Stage((*self.form.batch, *axes), (), (store,)), self.ctx.isa.lanes >= COMPARES
+        emit_nest(self.ctx, stage, StageTiling("nest", axes[-1] if wide else ""), past_end=wide)
 
     @contextmanager
     def range(self, axis: str, low: Value, high: Value) -> Iterator[None]:

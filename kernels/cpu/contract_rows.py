@@ -261,7 +261,7 @@ class LeftSide:
         s, b, form = self.s, self.s.b, self.s.form
         count = product(a.extent for a in source.taps)
         if self._table is None:
-            self._table = s.ctx.scratch(count * (self.chunk * ADDRESS))
+            self._table = s.ctx.scratch((count * self.chunk + s.ctx.isa.lanes) * ADDRESS)  # vectors reach past the end
         base = s.bind("base", b.convert("ptrtoint", source.storage.pointer, "i64"))
         first, end = s.bind("chunk", m), s.bind("end", m_end)
 
@@ -285,7 +285,7 @@ class LeftSide:
         rows = b.i64(s.shape.rows)
         padded = b.mul(b.op("udiv", b.add(b.sub(m_end, m), b.i64(s.shape.rows - 1)), rows), rows)
         with s.range(form.m, m, b.add(m, padded)):
-            s.compute((*axes[1:], form.m), "", Store(name, tuple(symbol(a) for a in axes), value))
+            s.compute_rows((*axes[1:], form.m), Store(name, tuple(symbol(a) for a in axes), value))
         return self._rows(source, self._table, b.i64(self.chunk))
 
     # ---- A in scratch

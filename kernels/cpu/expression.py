@@ -333,6 +333,11 @@ class Point:
             by_atoms.setdefault(bound, []).append((tuple(a for a in mono if not self.is_bound(a)), c))
         for atoms, terms in by_atoms.items():
             term = self.ctx.slot(as_extent(terms))
+            if atoms == (self.lane,) and self.lanes and term.text != "1":
+                # vectors of 64-bit numbers are slow to multiply: what lanes add stays the same from vector to vector
+                first, lanes = self.b.mul(term, self.bases[copy]), self.b.iota(self.lanes)
+                total = self._combine("add", self._combine("add", total, first), self._combine("mul", term, lanes))
+                continue
             for a in atoms:
                 term = self._combine("mul", term, self._atom(a, copy))
             total = self._combine("add", total, term)

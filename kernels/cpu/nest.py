@@ -36,9 +36,13 @@ BROAD = 4
 """Stores from which on a body has enough independent work in one vector; more would only not fit into registers."""
 
 
-def emit_nest(ctx: Context, stage: Stage, tiling: StageTiling) -> None:
-    """Emit a stage at the builder's position, for the current tile."""
-    Nest(ctx, stage, tiling).emit()
+def emit_nest(ctx: Context, stage: Stage, tiling: StageTiling, past_end: bool = False) -> None:
+    """Emit a stage at the builder's position, for the current tile.
+
+    `past_end`, of 64-bit elements: lanes run along the rows that their axis is split into (merged.py), and the last vector of
+    each may store past its end, where what belongs there is stored later.
+    """
+    Nest(ctx, stage, tiling, past_end).emit()
 
 
 COLUMNS, REST = 8, 2
@@ -49,23 +53,28 @@ lines, four of them at a time (0.4 of the time of two lines for 64 rows of 16384
 class Nest:
     """One stage being emitted."""
 
-    def __init__(self, ctx: Context, stage: Stage, tiling: StageTiling) -> None:
+    def __init__(self, ctx: Context, stage: Stage, tiling: StageTiling, past_end: bool = False) -> None:
         self.ctx = ctx
         self.b = ctx.b
         self.lane = tiling.lane
+        self.past_end = past_end
         self.lane_folds = self.lane in [a.name for a in stage.folds]
         if self.lane and not self.lane_folds and self.lane not in stage.axis_names:
             raise BugError(f"{ctx.program.name}: a stage has no axis {self.lane!r} to vectorise")
-        self.stage, splits, new = split_merged(in_two_passes(stage), ctx.program.axis, self.lane)
+        keep = "" if past_end else self.lane
+        self.stage, splits, new = split_merged(in_two_passes(stage), ctx.program.axis, keep)
+        self.lane = next((s.column for s in splits if s.axis == self.lane), self.lane)
         self.stage = bound_powers(ctx.program, self.stage)
         self.broad = len(stage.stores) >= BROAD
         self.cheap = self._cost() <= CHEAP or self.broad
-        self.rows = short_rows(ctx.program, self.stage, self.lane) if tiling.rows == 1 else None
+        self.rows = short_rows(ctx.program, self.stage, self.lane) if tiling.rows == 1 and not past_end else None
         apart = {self.lane}
         if self.rows is not None:
             apart = {self.rows.outer, self.rows.inner}
             self.lane = self.rows.lane
         self.lanes = ctx.isa.lanes * (1 if self.cheap or tiling.rows > 1 else WIDE) if tiling.lane else 0
+        if past_end:
+            self.lanes = ctx.isa.lanes // 2
         self.point = Point(ctx, self.lane, self.lanes)
         self.point.rows = self.rows
         self.point.extents |= new
@@ -176,6 +185,11 @@ class Nest:
             b.jump(loops)
             b.enter(loops)
             with point.inside_lanes(before):
+                if self.past_end:
+                    with b.loop(low, high, lanes, carried, hint="full") as loop:
+                        point.at_lanes([loop.index])
+                        loop.next = full(loop.carried)
+                    return list(loop.results)
                 copies = self.body.copies
                 border, states = low, list(carried)
                 for beside in (copies, REST) if copies == COLUMNS else (copies,):
@@ -203,7 +217,7 @@ class Nest:
 
     def _lane_bounds(self) -> tuple[Value, Value]:
         if self.rows is None:
-            return self.ctx.bounds(self.lane)
+            return self.ranges.of(self.lane)
         low, high = (self.b.mul(x, self.b.i64(self.rows.size)) for x in self.ctx.bounds(self.rows.outer))
         return low, high
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,8 @@ class Options:
 
     `dims` gives symbolic dimensions a number, `shapes` whole inputs. `passes` switches passes on and off by name,
     "+merge-matmuls,-fuse-chain". `fuse` False is the unfused baseline: the same code generator, one launch per operator.
-    `precision` "tf32" lets a device round the factors of float32 products to 10 bits, for its tensor cores.
+    `precision` "tf32" lets a device round the factors of float32 products to 10 bits, for its tensor cores. `may_broadcast`
+    takes no sizes of different symbols for equal where one may be 1: such operators are host steps.
     """
 
     device: str | None = None
@@ -42,6 +43,7 @@ class Options:
     passes: str = ""
     limits: Limits = field(default_factory=Limits)
     precision: str = "f32"
+    may_broadcast: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -84,8 +86,15 @@ def compile(
     """
     trace = trace or new_trace()
     limits = limits or Knobs.read().limits
-    plan = compile_plan(model, Options(device, fuse, dims or {}, shapes or {}, passes, limits, precision), trace)
-    return open_session(plan, threads=threads, limits=limits, trace=trace)
+    options = Options(device, fuse, dims or {}, shapes or {}, passes, limits, precision)
+
+    def compiled(options: Options, trace: Trace, second: Callable[[], Session] | None) -> Session:
+        plan = compile_plan(model, options, trace)
+        return open_session(plan, threads=threads, limits=limits, trace=trace, second=second)
+
+    return compiled(
+        options, trace, lambda: compiled(replace(options, may_broadcast=True), trace.inner("broadcast"), None)
+    )
 
 
 def load(
@@ -188,9 +197,17 @@ def compile_graph(graph: Graph, *, threads: int | None = None, options: Options 
 
 
 def open_session(
-    plan: Plan, *, threads: int | None = None, limits: Limits | None = None, trace: Trace | None = None
+    plan: Plan,
+    *,
+    threads: int | None = None,
+    limits: Limits | None = None,
+    trace: Trace | None = None,
+    second: Callable[[], Session] | None = None,
 ) -> Session:
-    """A Session over a plan: kernels come from the cache of machine code, missing ones are built."""
+    """A Session over a plan: kernels come from the cache of machine code, missing ones are built.
+
+    `second` makes the session for runs in which sizes broadcast that the plan takes to be equal.
+    """
     trace = trace or new_trace()
     if not backend.runs_here(plan.target):
         if backend.device(plan.target.kind) is not None and not plan.from_file:
@@ -212,6 +229,7 @@ def open_session(
             cache=open_cache(),
             watch=_watch(plan, trace),
             compile_body=_body_compiler(plan, threads, limits, trace),
+            second=second if any(r.pair for r in plan.requirements) else None,
         )
     _show_code(plan, trace)
     return session
@@ -235,12 +253,16 @@ def _body_compiler(plan: Plan, threads: int | None, limits: Limits, trace: Trace
         from fusec.frontend.read import read_model
 
         inner = trace.inner(model.graph.name)
-        try:
+
+        def compiled(may_broadcast: bool, second: Callable[[], Session] | None) -> Session:
             with inner.stage("read"):
-                graph = read_model(model, limits=limits, constants=constants)
+                graph = read_model(model, limits=limits, constants=constants, may_broadcast=may_broadcast)
             inner.log(IR, lambda: f"# as read\n{graph}")
             made = compile_graph_plan(graph, options, inner)
-            return open_session(made, threads=threads, limits=limits, trace=inner).run_list
+            return open_session(made, threads=threads, limits=limits, trace=inner, second=second)
+
+        try:
+            return compiled(False, lambda: compiled(True, None)).run_list
         except FusecError as e:
             reason = str(e)
             inner.log(STAGES, lambda: f"{model.graph.name} cannot be compiled: {reason}")
@@ -284,7 +306,8 @@ def _read(model: Any, options: Options, trace: Trace) -> Graph:
     from fusec.frontend.read import read_model
 
     with trace.stage("read") as counts:
-        graph = read_model(model, limits=options.limits, dims=options.dims, shapes=_shapes(options.shapes))
+        shapes, open_ = _shapes(options.shapes), options.may_broadcast
+        graph = read_model(model, limits=options.limits, dims=options.dims, shapes=shapes, may_broadcast=open_)
         counts["nodes"] = len(graph.nodes)
     trace.dump("read", "graph", graph.__str__)
     trace.log(IR, lambda: f"# as read\n{graph}")

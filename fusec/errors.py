@@ -67,6 +67,15 @@ class InputError(FusecError, ValueError):
     code, exit_code = "FS-I001", 5
 
 
+class SizesDiffer(InputError):
+    """Sizes that broadcast with each other, where the plan takes them to be equal."""
+
+    @classmethod
+    def of(cls, e: InputError) -> SizesDiffer:
+        """The same error, for those that have another plan."""
+        return cls(e.message, hint=e.hint, node=e.node)
+
+
 class CompileError(FusecError, RuntimeError):
     """Code generation failed: the model is fine, the compiler is not able to build a kernel for it."""
 

@@ -13,9 +13,10 @@ import onnx
 from fusec.errors import ModelError
 from fusec.frontend.attributes import attribute_values
 from fusec.frontend.builder import Bound, Builder, NotNative
-from fusec.frontend.known import Known, is_at_least, is_equal
+from fusec.frontend.known import Known, can_be_one, is_at_least, is_equal
 from fusec.frontend.messages import clean, show_types
-from fusec.ir.dim import Dim, Extent, product, symbols_of
+from fusec.frontend.symbols import is_fresh
+from fusec.ir.dim import Extent, product, symbols_of
 from fusec.ir.graph import Attr, Value
 from fusec.ir.requirement import Requirement
 from fusec.ir.types import DType, TensorType, Type
@@ -145,17 +146,20 @@ class Call:
 
     def elementwise(self, op: str, *inputs: Value | None, **attrs: Attr) -> Value:
         """A native elementwise node over operands whose shapes broadcast, or will do so in every run that is not refused."""
-        inputs = fitted(self, inputs)
-        check_broadcast(self, [v.shape for v in inputs if v is not None])
-        return self.emit(op, *inputs, **attrs)
+        present = fitted(self, [v for v in inputs if v is not None])
+        check_broadcast(self, [v.shape for v in present])
+        fits = iter(present)
+        return self.emit(op, *(None if v is None else next(fits) for v in inputs), **attrs)
 
-    def sized(self, x: Value, axis: int, size: Extent) -> Value:
+    def sized(self, x: Value, axis: int, size: Extent, may_broadcast: bool = False) -> Value:
         """`x`, whose axis has `size` elements in every run: one where it has not is refused when its sizes are known.
+
+        With `may_broadcast` they broadcast where one of them is 1, and such a run needs another plan.
 
         The elements are read from the difference of the two sizes on. That is nothing but a place outside unless it is 0.
         """
         n = x.shape[axis]
-        self.require_equal(size, n)
+        self.require_equal(size, n, may_broadcast)
         starts = tuple(size - n if i == axis else 0 for i in range(len(x.shape)))
         sizes = tuple(size if i == axis else d for i, d in enumerate(x.shape))
         return self.emit("slice", x, starts=starts, sizes=sizes, steps=(1,) * len(sizes))
@@ -177,6 +181,7 @@ class Call:
 
     def _matmul(self, a: Value, b: Value, attrs: Mapping[str, Attr]) -> Value:
         a, b = self.paired(a, len(a.shape) - 1, b, len(b.shape) - 2)
+        a, b = fitted(self, [a, b], keep=2)
         broadcast(self, [a.shape[:-2], b.shape[:-2]])
         return self.emit("matmul", a, b, **attrs)
 
@@ -226,10 +231,14 @@ class Call:
         """
         self._require(is_at_least(size, least), Requirement(size, least, what=text))
 
-    def require_equal(self, a: Extent, b: Extent) -> None:
-        """Two sizes are the same in every run; the rest as for `require`."""
+    def require_equal(self, a: Extent, b: Extent, may_broadcast: bool = False) -> None:
+        """Two sizes are the same in every run, or broadcast in one that this plan is not for; the rest as for `require`."""
         text = f"the sizes {a} and {b} must be the same, and differ by"
-        self._require(is_equal(a, b), Requirement(a - b, 0, True, text))
+        if may_broadcast:
+            text = (
+                f"this plan takes the sizes {a} and {b} to be equal (fix them with --dim or dims=), and they differ by"
+            )
+        self._require(is_equal(a, b), Requirement(a - b, 0, True, text, pair=(a, b) if may_broadcast else None))
 
     def _require(self, holds: bool | None, r: Requirement) -> None:
         if holds is False:
@@ -280,30 +289,43 @@ READ_ANYWHERE = frozenset(["gather", "slice", "transpose", "pad", "concat", "exp
 """Ops whose results are read at any place as easily as at their own."""
 
 
-def fitted(call: Call, values: Sequence[Value | None]) -> tuple[Value | None, ...]:
-    """Operands with sizes that are written differently but made of the same symbols seen in the sizes of one of them.
+def fitted(call: Call, values: Sequence[Value], keep: int = 0) -> list[Value]:
+    """Operands whose sizes are written differently but meet in a broadcast, seen in the sizes of one of them; see `matched`.
 
-    Such sizes come from ways of one image through a network, as in `2 * floordiv(H, 2)` and `H`: no model means one of
-    them to be 1 and broadcast. Sizes of different symbols may be meant so, and stay as they are.
+    The last `keep` axes do not broadcast.
     """
-
-    def is_fixed(v: Value) -> bool:
-        maker = call.builder.makers.get(v.name)
-        return maker is None or maker.op not in READ_ANYWHERE
-
-    present = [v for v in values if v is not None]
-    out = {v.name: v for v in present}
-    for back in range(1, max((len(v.shape) for v in present), default=0) + 1):
-        named = [v for v in present if len(v.shape) >= back and isinstance(v.shape[-back], Dim)]
-        if len({v.shape[-back] for v in named}) < 2:
+    out = {v.name: v for v in values}
+    for back in range(keep + 1, max((len(v.shape) for v in values), default=0) + 1):
+        met = [v for v in values if len(v.shape) >= back and v.shape[-back] != 1]
+        if len({v.shape[-back] for v in met}) < 2:
             continue
-        chosen = next((v for v in named if is_fixed(v)), named[0])
-        size = chosen.shape[-back]
-        for v in named:
-            n = v.shape[-back]
-            if is_equal(n, size) is None and symbols_of(n) == symbols_of(size):
-                out[v.name] = call.sized(out[v.name], len(v.shape) - back, size)
-    return tuple(None if v is None else out[v.name] for v in values)
+        chosen = next((v for v in met if isinstance(v.shape[-back], int)), None)
+        chosen = chosen or next((v for v in met if not _is_read_anywhere(call, v)), met[0])
+        for v in met:
+            out[v.name] = matched(call, out[v.name], len(v.shape) - back, chosen.shape[-back])
+    return [out[v.name] for v in values]
+
+
+def matched(call: Call, x: Value, axis: int, size: Extent) -> Value:
+    """`x`, of which an axis meets `size` in a broadcast, with that size where the two are taken to be the same.
+
+    Sizes of the same symbols come from ways of one image through a network, as in `2 * floordiv(H, 2)` and `H`: no model
+    means one of them to be 1 and broadcast. Those of different symbols are nearly always equal too, as a mask's and that of
+    what it hides. For runs in which one of them is 1 a session has a second plan, where `Builder.may_broadcast` keeps them
+    apart; so are sizes that only host steps tell, too late for another plan.
+    """
+    n = x.shape[axis]
+    if 1 in (n, size) or is_equal(n, size) is not None:
+        return x
+    may_broadcast = symbols_of(n) != symbols_of(size) and (can_be_one(n) or can_be_one(size))
+    if may_broadcast and (call.builder.may_broadcast or is_fresh(n) or is_fresh(size)):
+        return x
+    return call.sized(x, axis, size, may_broadcast)
+
+
+def _is_read_anywhere(call: Call, v: Value) -> bool:
+    maker = call.builder.makers.get(v.name)
+    return maker is not None and maker.op in READ_ANYWHERE
 
 
 def check_equal(a: Extent, b: Extent) -> None:

@@ -7,7 +7,7 @@ of dimensions, and what they feed gets its shape as an attribute instead.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
+from math import gcd, prod
 from typing import Any
 
 import numpy as np
@@ -113,6 +113,16 @@ def is_equal(a: Extent, b: Extent) -> bool | None:
         if low is not None and low > 0:
             return False
     return None
+
+
+def can_be_one(x: Extent) -> bool:
+    """Whether a size may be 1 in some run: not where it is larger in all, or a multiple of a larger number.
+
+    >>> from fusec.ir.dim import symbol
+    >>> can_be_one(symbol("N")), can_be_one(2 * symbol("N")), can_be_one(symbol("N") + 2)
+    (True, False, False)
+    """
+    return is_equal(x, 1) is not False and (isinstance(x, int) or gcd(*(coef for _, coef in x.terms)) == 1)
 
 
 def is_at_least(a: Extent, b: Extent) -> bool | None:

@@ -33,28 +33,32 @@ def read_model(
     dims: Mapping[str, int] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     constants: Mapping[str, npt.NDArray[Any]] | None = None,
+    may_broadcast: bool = False,
 ) -> Graph:
     """Read an ONNX model.
 
     `dims` fixes named dimensions (`{"N": 1}`), `shapes` whole inputs (`{"x": (1, 3)}`); `constants` are inputs that become
-    weights, in the body of a host step, which is itself not split into steps by rank. Raises ModelError where the model
-    is not valid, UnsupportedError naming every op that nothing here can run, ResourceError where a limit is passed.
+    weights, in the body of a host step, which is itself not split into steps by rank. Sizes of different symbols that meet
+    in a broadcast are required to be equal, unless `may_broadcast` keeps them apart, in host steps. Raises ModelError where
+    the model is not valid, UnsupportedError naming every op that nothing here can run, ResourceError where a limit is
+    passed.
     """
-    return read_loaded(load_source(source), limits=limits, dims=dims, shapes=shapes, constants=constants)
+    return read_loaded(load_source(source), limits, dims, shapes, constants, may_broadcast)
 
 
 def read_loaded(
     loaded: Loaded,
-    *,
     limits: Limits | None = None,
     dims: Mapping[str, int] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     constants: Mapping[str, npt.NDArray[Any]] | None = None,
+    may_broadcast: bool = False,
 ) -> Graph:
     """The graph of a model that `load_source` gave; callers that need its SHA-256 load it themselves."""
     try:
         with no_collection():
-            return _read(loaded, limits or Limits(), dict(dims or {}), dict(shapes or {}), constants)
+            builder = Builder(limits or Limits(), SymbolTable(given=_checked_dims(dict(dims or {}))), may_broadcast)
+            return _read(loaded, builder, dict(shapes or {}), constants)
     except FusecError as e:
         e.path = e.path or loaded.path or None
         raise
@@ -64,24 +68,22 @@ def read_loaded(
 
 def _read(
     loaded: Loaded,
-    limits: Limits,
-    dims: dict[str, int],
+    builder: Builder,
     shapes: dict[str, Sequence[int]],
     constants: Mapping[str, npt.NDArray[Any]] | None,
 ) -> Graph:
-    model = loaded.proto
+    model, limits = loaded.proto, builder.limits
     check_text(model)
     versions = check_versions(model, limits)
     order = check_graph(model.graph)
     check_imports(model.graph.node, versions, {f.domain for f in model.functions})
     inliner = make_inliner(model, limits)
-    builder = Builder(limits, SymbolTable(given=_checked_dims(dims)))
     importer = Importer(builder, inliner, loaded.folder, may_defer=constants is None)
     importer.add_initializers(model.graph)
     for name, array in (constants or {}).items():
         builder.add_weight(name, array)
     _add_inputs(builder, model.graph, shapes)
-    unknown = sorted(set(dims) - builder.symbols.used)
+    unknown = sorted(set(builder.symbols.given) - builder.symbols.used)
     if unknown:
         raise UsageError(
             f"the model has no dimension {clean(unknown[0])!r}", hint=nearest(unknown[0], builder.symbols.names)

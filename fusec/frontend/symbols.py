@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 
 from fusec.errors import ModelError
-from fusec.ir.dim import Extent, symbol
+from fusec.ir.dim import Extent, symbol, symbols_of
 
 FRESH = "_u"
 """Prefix of symbols for sizes that only a run can tell; a model's own names never start with it."""
@@ -71,6 +71,11 @@ class SymbolTable:
             name = f"{base}_{k}"
         self._taken.add(name)
         return name
+
+
+def is_fresh(size: Extent) -> bool:
+    """Whether only a run's host steps, and not its inputs, tell a size."""
+    return any(s.startswith(FRESH) for s in symbols_of(size))
 
 
 def identifier(text: str) -> str:

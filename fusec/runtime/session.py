@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fusec.errors import ExecutionError, InputError, nearest
+from fusec.errors import ExecutionError, InputError, SizesDiffer, nearest
 from fusec.ir.graph import Value
 from fusec.ir.types import DType, TensorType
 from fusec.kernels.kernel import BoundKernel, Kernel
@@ -60,6 +61,7 @@ class Session:
         microseconds: Callable[[BoundKernel], float] | None = None,
         watch: Callable[[RegionBinding], None] | None = None,
         compile_body: CompileBody | None = None,
+        second: Callable[[], Session] | None = None,
     ) -> None:
         """Build or find the machine code of a plan and make it runnable.
 
@@ -72,6 +74,8 @@ class Session:
             microseconds: The estimate of one average tile that schedules are made with.
             watch: Is shown every region that is planned for new shapes.
             compile_body: Compiles the graphs inside host steps when they run; without it the evaluator runs them.
+            second: Makes the session for runs in which sizes broadcast that this plan takes to be equal; without it they
+                are refused.
 
         Raises:
             ExecutionError: this machine cannot run the plan's target.
@@ -95,6 +99,7 @@ class Session:
         )
         self._prepare_runs()
         self._steps = Steps(plan, self._planner, self._forget, compile_body)
+        self._second = Second(second, plan.source_sha256)
         self._direct = _is_direct(plan)
         self._fast = _fast_path(plan, self._shapes, self._planner.driver.run) if self._direct else None
         self._register()
@@ -191,11 +196,14 @@ class Session:
     def _run(self, feeds: Feeds, wanted: Sequence[str]) -> list[Any]:
         self._check_outputs(wanted)
         values = self._checked(feeds)
-        if self._direct:
-            self._learn(values)
-            if self._fast is not None and (found := self._fast(values)) is not None:
-                return _distinct([found[n] for n in wanted])
-        return self._steps.run(values, wanted)
+        try:
+            if self._direct:
+                self._learn(values)
+                if self._fast is not None and (found := self._fast(values)) is not None:
+                    return _distinct([found[n] for n in wanted])
+            return self._steps.run(values, wanted)
+        except SizesDiffer as e:
+            return self._second.get(e).run_list(values, wanted)
 
     def _checked(self, feeds: Feeds) -> dict[str, Any]:
         if type(feeds) is dict and len(feeds) == len(self._kinds) and all(map(self._fits, feeds, feeds.values())):
@@ -243,6 +251,26 @@ class Session:
         """A binding has left the cache: the fast path must not keep it alive."""
         for key in [k for k, b in list(self._shapes.items()) if b[0] is binding]:
             self._shapes.pop(key, None)
+
+
+class Second:
+    """The session for runs in which sizes broadcast that the first plan takes to be equal: made once, when one comes."""
+
+    def __init__(self, make: Callable[[], Session] | None, sha256: str) -> None:
+        self._make, self._sha256 = make, sha256
+        self._made: Session | None = None
+        self.lock = threading.Lock()
+
+    def get(self, reason: SizesDiffer) -> Session:
+        """The session, or the reason as an error where nobody can make it, or the model is another one by now."""
+        if self._make is None:
+            raise reason
+        with self.lock:
+            if self._made is None:
+                self._made = self._make()
+        if self._made.plan.source_sha256 != self._sha256:
+            raise reason
+        return self._made
 
 
 def _plain_kind(value: Value) -> tuple[np.dtype[Any], int] | None:
@@ -379,6 +407,7 @@ def _after_fork() -> None:
     forget_lock()
     for session in list(_sessions):
         session._steps.forget_frames()
+        session._second.lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):

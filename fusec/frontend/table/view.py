@@ -10,7 +10,7 @@ import onnx
 
 from fusec.errors import ModelError
 from fusec.frontend.builder import NotNative
-from fusec.frontend.call import Call, broadcast, row
+from fusec.frontend.call import Call, broadcast, matched, row
 from fusec.frontend.known import NO_END, Known, is_at_least, larger, lowest, smaller
 from fusec.frontend.tensors import sparse_array, tensor_array
 from fusec.ir.dim import Extent, ceildiv, exact_quotient, floordiv, product
@@ -54,9 +54,7 @@ def resolve_shape(call: Call, shape: Shape, wanted: Shape) -> Shape:
             return tuple(out)
         raise call.error(f"cannot reshape {list(shape)} to {list(wanted)}")
     quotient = cancelled_quotient(shape, [d for d in out if d != -1])
-    if quotient is None:
-        raise NotNative(f"the size for -1 in {list(wanted)} does not divide {list(shape)} for certain")
-    out[unknown[0]] = quotient
+    out[unknown[0]] = floordiv(total, rest) if quotient is None else quotient
     return tuple(out)
 
 
@@ -126,6 +124,10 @@ def _unsqueeze(call: Call) -> Value:
 def _expand(call: Call) -> Value:
     x = call.x()
     target = call.extents(1)
+    own = (None,) * (len(target) - len(x.shape)) + x.shape[max(0, len(x.shape) - len(target)) :]
+    target = tuple(d if d is not None and larger(d, 0) == t else t for d, t in zip(own, target))  # no size is below 0
+    for back, t in enumerate(target[::-1][: len(x.shape)], 1):
+        x = matched(call, x, len(x.shape) - back, t)
     check_size(call, TensorType(x.dtype, shape := broadcast(call, [x.shape, target])))
     return call.expand(x, shape)
 
@@ -259,15 +261,15 @@ def _split(call: Call) -> tuple[Value, ...]:
 
 def split_evenly(size: Extent, count: int, call: Call) -> Shape:
     """`count` equal parts; since opset 18 the last may be smaller."""
-    part = exact_quotient(size, count)
-    if part is not None:
-        return (part,) * count
-    if not isinstance(size, int):
-        raise NotNative(f"whether {count} divides {size} is known only at run time")
     if call.version < 18:
-        raise call.error(f"{size} does not split into {count} equal parts")
-    part = -(-size // count)
-    return (*(part,) * (count - 1), size - part * (count - 1))
+        if isinstance(size, int) and size % count:
+            raise call.error(f"{size} does not split into {count} equal parts")
+        return (floordiv(size, count),) * count
+    part = ceildiv(size, count)
+    last = size - part * (count - 1)
+    if not isinstance(size, int):
+        call.require(last, 0, f"of {size} the last of {count} parts of {part} is left")
+    return (*(part,) * (count - 1), last)
 
 
 @row("Pad")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fusec.errors import InputError
+from fusec.errors import InputError, SizesDiffer
 from fusec.ir.graph import Value
 from fusec.ir.types import TensorType
 from fusec.kernels.kernel import BoundKernel
@@ -20,7 +20,7 @@ from fusec.runtime.device.opened import Opened, open_target
 from fusec.runtime.device.steps import DeviceSteps, Transfers
 from fusec.runtime.device.weights import DeviceWeights
 from fusec.runtime.inputs import Feeds, as_value, describe_type, named_feeds
-from fusec.runtime.session import Session, estimate
+from fusec.runtime.session import Second, Session, estimate
 from fusec.runtime.weights import Weights
 from fusec.runtime.workers import check_workers
 
@@ -48,6 +48,7 @@ class DeviceSession(Session):
         microseconds: Callable[[BoundKernel], float] | None = None,
         watch: Callable[[Any], None] | None = None,
         compile_body: CompileBody | None = None,
+        second: Callable[[], Session] | None = None,
     ) -> None:
         """Open the device, build or find the modules of a plan and make it runnable.
 
@@ -61,6 +62,7 @@ class DeviceSession(Session):
             microseconds: The estimate of one average tile that schedules are made with.
             watch: Is shown every region that is planned for new shapes.
             compile_body: Compiles the graphs inside host steps when they run; without it the evaluator runs them.
+            second: Makes the session for runs in which sizes broadcast that this plan takes to be equal.
 
         Raises:
             ExecutionError: this machine cannot run the plan's target.
@@ -90,6 +92,7 @@ class DeviceSession(Session):
         self._prepare_runs()
         self._device_steps = DeviceSteps(plan, planner, self._forget, compile_body)
         self._steps = self._device_steps
+        self._second = Second(second, plan.source_sha256)
         self._direct, self._fast = False, None
         self._register()
 
@@ -113,7 +116,12 @@ class DeviceSession(Session):
         """The same as a list, in the order asked for; a name may be asked for twice."""
         wanted = self._listed if outputs is None else outputs
         self._check_outputs(wanted)
-        return self._device_steps.run(self._checked(feeds), wanted, on_device)
+        values = self._checked(feeds)
+        try:
+            return self._device_steps.run(values, wanted, on_device)
+        except SizesDiffer as e:
+            second = self._second.get(e)
+            return second.run_list(values, wanted, on_device=on_device)  # type: ignore[call-arg]  # a DeviceSession, too
 
     def _checked(self, feeds: Feeds) -> dict[str, Any]:
         if type(feeds) is dict and len(feeds) == len(self._kinds) and all(map(self._fits, feeds, feeds.values())):

@@ -62,13 +62,14 @@ class Floats:
     def polynomial(self, x: Value, coefficients: Sequence[float]) -> Value:
         """The highest power first. Odd and even powers are two chains of Horner's scheme: half the latency of one."""
         if len(coefficients) < 5:
-            return self._horner(x, coefficients)
+            return self.horner(x, coefficients)
         square = self.mul(x, x)
-        even = self._horner(square, coefficients[::-1][::2][::-1])
-        odd = self._horner(square, coefficients[::-1][1::2][::-1])
+        even = self.horner(square, coefficients[::-1][::2][::-1])
+        odd = self.horner(square, coefficients[::-1][1::2][::-1])
         return self.fma(odd, x, even)
 
-    def _horner(self, x: Value, coefficients: Sequence[float]) -> Value:
+    def horner(self, x: Value, coefficients: Sequence[float]) -> Value:
+        """The same by one chain: the latency of as many FMAs, but where terms cancel each other less is lost."""
         p = self.c(coefficients[0])
         for a in coefficients[1:]:
             p = self.fma(p, x, self.c(a))

@@ -1,7 +1,7 @@
 """The real functions of expressions by name, on f32 and f64 registers: which are written out in place, which are called.
 
 Largest errors seen over all exponents (tests/kernels/test_cpu_expr_real.py holds the limits), in ulp. f32: exp 1.08, log
-0.8, tanh 2.6, erf 1.3, all others 0.5, because they are rounded from doubles. f64: tan 3.2; sinh, cosh, tanh 2.6; sin, cos 2.3;
+0.8, tanh 2.6, erf 1.3, atan 0.95, asin and acos 0.7, all others 0.5, because they are rounded from doubles. f64: tan 3.2; sinh, cosh, tanh 2.6; sin, cos 2.3;
 asin 2.1; the others, pow among them, below 2.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fusec.kernels.cpu import math_exp, math_trig
+from fusec.kernels.cpu import math_arc, math_exp, math_trig
 from fusec.kernels.cpu.builder import Builder, Value, mangle
 from fusec.kernels.cpu.floats import Floats
 from fusec.target import Isa
@@ -32,6 +32,8 @@ _ANGLES = {
     "acos": math_trig.acos,
     "atan": math_trig.atan,
 }
+_SINGLE = {"asin": math_arc.asin, "acos": math_arc.acos, "atan": math_arc.atan}
+"""Those with a form in floats that needs FMA."""
 REAL_FUNCTIONS = frozenset(_DOUBLE) | frozenset(_ANGLES)
 
 
@@ -57,6 +59,8 @@ def real_power(b: Builder, isa: Isa, x: Value, y: Value) -> Value:
 
 
 def _body(b: Builder, isa: Isa, name: str, x: Value) -> Value:
+    if name in _SINGLE and x.element == "float" and isa.fma:
+        return _SINGLE[name](Floats.of(b, isa, x), x)
     wide = b.convert("fpext", x, "double")
     f = Floats.of(b, isa, wide)
     y = _ANGLES[name](f, wide, x.element == "float") if name in _ANGLES else _DOUBLE[name](f, wide)

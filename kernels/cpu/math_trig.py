@@ -1,4 +1,5 @@
-"""sin, cos, tan and their inverses. All compute in doubles, so the f32 functions are good to well below one ulp.
+"""sin, cos, tan and their inverses. All compute in doubles, so the f32 functions are good to well below one ulp; where there
+is FMA, math_arc.py has the inverses in floats.
 
 Angles are reduced by multiples of pi/2 in three steps (Cody and Waite) up to 2^20, and beyond, in a loop over the lanes
 that is rarely entered, by multiplying with as many bits of 2/pi as the exponent asks for (Payne and Hanek).

@@ -194,7 +194,10 @@ class _Contract:
         def tile(m: Value, n: Value, panels: Sequence[Value]) -> None:
             column = b.sub(n, group.start)
             places = partial(self.epilogue.places, b.sub(m, span[0]), column)
-            ahead = self._ahead(rows, panels[-1], span, (m, column))
+            behind = self.right.behind(n) if rows.taps is None else None
+            ahead: tuple[Sequence[Value], Value | None] = self._ahead(rows, panels[-1], span, (m, column)), None
+            if behind is not None:
+                ahead = self._rows_ahead(behind, rows, span, m), behind[1]
             totals = self._tile(rows, steps, panels, m, span, self._sums(places, at), ahead)
             self._put(totals, places, (m, span[1]), n, group.whole)
 
@@ -240,6 +243,16 @@ class _Contract:
 
         return b.when(b.compare("sge", rows.depth, b.i64(LONG)), places, [panel] * (1 + has_rows))
 
+    def _rows_ahead(self, behind: tuple[Value, Value], rows: Rows, span: tuple[Value, Value], m: Value) -> list[Value]:
+        """What to fetch of the rows that the next panel is packed from, each of which may lie on a page of its own."""
+        b, shape, (place, step) = self.b, self.shape, behind
+
+        def places() -> list[Value]:
+            tile = b.op("udiv", b.sub(m, span[0]), b.i64(shape.rows))
+            return [b.gep(place, b.mul(b.smin(tile, b.i64(shape.unroll - 1)), step), shape.element)]
+
+        return b.when(b.compare("sge", rows.depth, b.i64(LONG)), places, [place])
+
     def _tile(
         self,
         rows: Rows,
@@ -248,7 +261,7 @@ class _Contract:
         m: Value,
         span: tuple[Value, Value],
         start: Sequence[Value],
-        ahead: Sequence[Value],
+        ahead: tuple[Sequence[Value], Value | None],
     ) -> list[Value]:
         b, shape = self.b, self.shape
         if self.dots:
@@ -256,10 +269,10 @@ class _Contract:
         if rows.taps is not None:
             table = b.gep(rows.pointer, b.sub(m, span[0]), "i64")
             return emit_taps(
-                b, shape, table, rows.row, rows.taps, rows.step, panels, rows.depth, start, ahead, rows.shift
+                b, shape, table, rows.row, rows.taps, rows.step, panels, rows.depth, start, ahead[0], rows.shift
             )
         pointers = self._pointers(rows, steps, m, span[1])
-        return emit_tile(b, shape, pointers, rows.step, panels, b.i64(shape.width), rows.depth, start, ahead)
+        return emit_tile(b, shape, pointers, rows.step, panels, b.i64(shape.width), rows.depth, start, *ahead)
 
     def _dots(
         self, rows: Rows, steps: Sequence[Value], ends: Sequence[Value], m: Value, span: tuple[Value, Value]

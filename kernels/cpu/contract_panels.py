@@ -80,6 +80,20 @@ class RightSide:
             self._pack(place, b.add(n, b.mul(loop.index, b.i64(shape.width))), n_end)
         return [b.gep(self._room, b.mul(b.i64(p), size), shape.element) for p in range(shape.panels)]
 
+    def behind(self, n: Value) -> tuple[Value, Value] | None:
+        """The end of the panel behind the one at column n, in the first row of a B that is packed from rows in memory, and
+        the distance of these rows; None where it does not lie so."""
+        s, form, load = self.s, self.s.form, plain_load(self.s.form.right)
+        if self._stored or self._in_place or form.taps or form.pairs or load is None:
+            return None
+        storage = s.ctx.storage(load[0])
+        split = linear(storage.offset(load[1]), [form.n, form.k.name])
+        if storage.dtype is not form.dtype or split is None or split[1].get(form.n) != 1:
+            return None
+        end = s.b.add(n, s.b.i64(2 * s.shape.width * s.shape.panels - 1))
+        place = s.b.gep(s.pointer(storage.pointer, split[0]), end, s.shape.element)
+        return place, s.value(split[1].get(form.k.name, 0))
+
     def _columns(self, n: Value, n_end: Value) -> list[Value]:
         """The columns from n on, as many as a vector has lanes; those past the end repeat the last one."""
         b, (base, stride) = self.s.b, self.along_sum()

@@ -118,12 +118,14 @@ def emit_tile(
     count: Value,
     start: Sequence[Value],
     ahead: Sequence[Value] = (),
+    ahead_step: Value | None = None,
 ) -> list[Value]:
     """The accumulators of one tile, row by row, panel by panel, after `count` steps from `start`.
 
     `rows` point at A's first element per row, `step` elements before the next. `panels` point at B's first vectors,
     which lie `panel_step` elements apart. What lies `ahead` is fetched into the second level cache meanwhile: one line per
-    iteration, as far apart as the iterations' rows of a panel.
+    iteration, as far apart as the iterations' rows of a panel, or of another matrix with `ahead_step` elements from row to
+    row.
     """
     size = len(start)
     carried = [*start, *[shape.zero] * (size * (shape.sums - 1))]
@@ -155,7 +157,7 @@ def emit_tile(
         totals = list(loop.carried)
         lines, bases = places(loop.index)
         for p in ahead:
-            fetch(b, b.gep(p, b.mul(loop.index, panel_step), shape.panel_element))
+            fetch(b, b.gep(p, b.mul(loop.index, ahead_step or panel_step), shape.panel_element))
         for u in range(shape.unroll):
             part = slice(u % shape.sums * size, (u % shape.sums + 1) * size)
             totals[part] = advance(lines, bases, u, totals[part])

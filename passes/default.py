@@ -17,6 +17,7 @@ from fusec.passes.graph.canonicalise_attention import canonicalise_attention
 from fusec.passes.graph.canonicalise_gelu import canonicalise_gelu
 from fusec.passes.graph.canonicalise_norms import canonicalise_norms
 from fusec.passes.graph.canonicalise_softmax import canonicalise_softmax
+from fusec.passes.graph.channels_first import channels_first
 from fusec.passes.graph.channels_last import channels_last
 from fusec.passes.graph.choose_winograd import choose_winograd
 from fusec.passes.graph.eliminate_dead import eliminate_dead
@@ -74,7 +75,8 @@ GRAPH_PASSES: Pipeline = (
         "choose-algorithms",  # when nothing changes any more: norms are in the weights, layouts are settled
         (
             choose_winograd,
-            fold_constants,  # transforms the weights
+            channels_first,  # after it: transforms take their own images
+            fold_constants,  # transforms and transposes the weights
         ),
     ),
 )

@@ -1,8 +1,8 @@
 """The real functions of expressions by name, on f32 and f64 registers: which are written out in place, which are called.
 
 Largest errors seen over all exponents (tests/kernels/test_cpu_expr_real.py holds the limits), in ulp. f32: exp 1.08, log
-0.8, tanh 2.6, erf 1.3, atan 0.95, asin and acos 0.7, all others 0.5, because they are rounded from doubles. f64: tan 3.2; sinh, cosh, tanh 2.6; sin, cos 2.3;
-asin 2.1; the others, pow among them, below 2.
+0.8, tanh 2.6, erf 1.3, atan 0.95, asin and acos 0.7, all others 0.5, because they are rounded from doubles. f64: tan 3.2;
+sinh, cosh, tanh 2.6; sin, cos 2.3; asin 2.1; the others, pow among them, below 2.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
 
 The regions are synthetic: layers of a transformer-like network (dense kernels that need all of a row, row programs,
 additions with a residual), each layer with kernels of its own, so that nothing is shared between layers ("distinct"), or
-all with the same kernels, as in real models ("shared"). The budget is 50 ms per 1,000 tasks on two workers.
+all with the same kernels, as in real models ("shared"). Devices have a counter per group of tasks, and are asked for stacks of
+LSTM layers, too ("lstm"). The budget is 50 ms per 1,000 tasks on two workers.
 """
 
 from __future__ import annotations
@@ -12,19 +13,25 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from bench.models.recurrent import lstm_nodes
+from fusec.api import Options, compile_plan, new_trace
 from fusec.ir.dim import Extent, symbol
 from fusec.ir.expr import Expr, Load, Ref, prim
 from fusec.ir.types import DType, TensorType, Type
 from fusec.kernels.kernel import Call, Kernel, StageTiling, Tiling
+from fusec.plan.plan import RegionStep
 from fusec.schedule.arena import find_lives, place_temps
 from fusec.schedule.assign import Costs, assign
 from fusec.schedule.bind import to_tables
 from fusec.schedule.dependencies import find_conflicts
-from fusec.schedule.region import bind_calls
+from fusec.schedule.groups import make_groups
+from fusec.schedule.ready_first import assign_groups, group_waits
+from fusec.schedule.region import BoundRegion, bind_calls
 from fusec.schedule.tasks import Grain, cut_tasks
 from fusec.schedule.validate import validate
 from fusec.schedule.waits import find_waits
@@ -109,7 +116,7 @@ def chain(kernels: int, shared: bool, rows_per_tile: int = 16, columns: int = 64
     return out
 
 
-def parts(region: Region, workers: int, grain: Grain) -> tuple[dict[str, float], int, int]:
+def parts(bind: Callable[[], BoundRegion], workers: int, grain: Grain) -> tuple[dict[str, float], int, int]:
     """Milliseconds of each part of planning, in order; the numbers of tasks and waits."""
     out: dict[str, float] = {}
     last = time.process_time()
@@ -119,8 +126,10 @@ def parts(region: Region, workers: int, grain: Grain) -> tuple[dict[str, float],
         now = time.process_time()
         out[name], last = (now - last) * 1e3, now
 
-    bound = bind_calls(region, region.kernels, {}, region.values, lambda v: v)
+    bound = bind()
     lap("bind")
+    if workers > MOST_THREADS:
+        return device_parts(bound, workers, grain, lap, out)
     tasks = cut_tasks(bound, workers, lambda _: 20.0, grain)
     lap("tasks")
     conflicts = find_conflicts(tasks) if workers > 1 else None
@@ -138,6 +147,46 @@ def parts(region: Region, workers: int, grain: Grain) -> tuple[dict[str, float],
     return out, len(tasks), len(waits)
 
 
+def device_parts(
+    bound: BoundRegion, workers: int, grain: Grain, lap: Callable[[str], None], out: dict[str, float]
+) -> tuple[dict[str, float], int, int]:
+    """The same for a device."""
+    tasks = cut_tasks(bound, workers, lambda _: 20.0, grain)
+    lap("tasks")
+    conflicts = find_conflicts(tasks)
+    lap("conflicts")
+    groups = make_groups(tasks, conflicts)
+    lap("groups")
+    placed = assign_groups(tasks, groups, workers, Costs())
+    lap("assign")
+    count, waits, clock = group_waits(placed, groups)
+    lap("waits")
+    arena = place_temps(find_lives(bound, tasks, placed, clock))
+    lap("arena")
+    totals = groups.size
+    rows = np.stack([waits, totals[waits]], 1)
+    schedule = to_tables(bound, tasks, placed, count, rows, arena, 0, (groups.of, totals))
+    lap("tables")
+    validate(schedule, bound)
+    lap("validate")
+    return out, len(tasks), len(waits)
+
+
+def synthetic(kernels: int, shared: bool) -> Callable[[], BoundRegion]:
+    """Binds a chain."""
+    region = chain(kernels, shared)
+    return lambda: bind_calls(region, region.kernels, {}, region.values, lambda v: v)
+
+
+def lstm() -> Callable[[], BoundRegion]:
+    """Binds three layers of 512 units over 64 steps, as a device that keeps their weights runs them."""
+    plan = compile_plan(lstm_nodes(1, 3, 64, 512).model(), Options("cuda:sm_90"), new_trace())
+    (step,) = (s for s in plan.steps if isinstance(s, RegionStep))
+    return lambda: bind_calls(step, plan.kernels, {}, plan.values, plan.root)
+
+
+MOST_THREADS = 64
+"""Workers beyond which they are the blocks of a device."""
 CASES = (
     # kernels, tasks per worker and kernel, workers
     (60, 3, 1),
@@ -152,19 +201,19 @@ CASES = (
 def measure(repeat: int) -> list[dict[str, object]]:
     """Least time of several runs, per case and part. CPU time of this process, so that neighbours count little."""
     out = []
-    for kernels, per_worker, workers in CASES:
-        for shared in (False, True):
-            grain = Grain(per_worker=per_worker, least=0.1)
-            best: dict[str, float] = {}
-            region = chain(kernels, shared)
-            first = parts(region, workers, grain)[0]["tasks"]
-            for _ in range(repeat):
-                times, tasks, waits = parts(region, workers, grain)
-                best = {name: min(ms, best.get(name, ms)) for name, ms in times.items()}
-            total = sum(best.values())
-            case = {"kernels": kernels, "workers": workers, "layers": "shared" if shared else "distinct"}
-            sums = {"tasks": tasks, "waits": waits, "ms": total, "ms_per_1000": total / tasks * 1e3}
-            out.append(case | sums | {"parts": best, "tasks_first": first})
+    cases = [(k, p, w, layers) for k, p, w in CASES for layers in ("distinct", "shared")]
+    for kernels, per_worker, workers, layers in [*cases, (9, 1, 132, "lstm")]:
+        grain = Grain(per_worker=per_worker, least=0.1)
+        best: dict[str, float] = {}
+        bind = lstm() if layers == "lstm" else synthetic(kernels, layers == "shared")
+        first = parts(bind, workers, grain)[0]["tasks"]
+        for _ in range(repeat):
+            times, tasks, waits = parts(bind, workers, grain)
+            best = {name: min(ms, best.get(name, ms)) for name, ms in times.items()}
+        total = sum(best.values())
+        case = {"kernels": kernels, "workers": workers, "layers": layers}
+        sums = {"tasks": tasks, "waits": waits, "ms": total, "ms_per_1000": total / tasks * 1e3}
+        out.append(case | sums | {"parts": best, "tasks_first": first})
     return out
 
 

@@ -20,9 +20,10 @@ class Clocks:
     worker: IntArray
     position: IntArray
 
-    def follows(self, later: IntArray, earlier: IntArray) -> npt.NDArray[np.bool_]:
-        """[i, j]: task `later[i]` starts after task `earlier[j]` is complete."""
-        out: npt.NDArray[np.bool_] = self.before[later[:, None], self.worker[earlier]] >= self.position[earlier]
+    def are_after(self, later: IntArray, earlier: IntArray) -> npt.NDArray[np.bool_]:
+        """[i]: task `later[i]` starts after task `earlier[i]` is complete."""
+        at = later * self.before.shape[1] + self.worker[earlier]
+        out: npt.NDArray[np.bool_] = self.before.reshape(-1)[at] >= self.position[earlier]
         return out
 
     def sets_follow(self, sets: list[IntArray]) -> npt.NDArray[np.bool_]:

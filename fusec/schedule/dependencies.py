@@ -17,11 +17,8 @@ import numpy as np
 
 from fusec.kernels.kernel import IntArray
 from fusec.schedule.boxes import common_shape, merge, overlaps
-from fusec.schedule.sweep import FAR, meeting, spread
+from fusec.schedule.sweep import FAR, argsort_counts, meeting, spread
 from fusec.schedule.tasks import Access, Tasks
-
-MOST_PIECES = 64
-"""Tasks of a step up to which they are compared with each other, to see whether they write every byte of their hull."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +35,7 @@ class Conflicts:
     @staticmethod
     def of(tasks: int, later: IntArray, earlier: IntArray, flow: IntArray) -> Conflicts:
         """Sort pairs by the later task."""
-        order = np.argsort(later, kind="stable")
+        order = argsort_counts(later)
         starts = np.concatenate([[0], np.cumsum(np.bincount(later, minlength=tasks))])
         return Conflicts(starts, earlier[order], flow[order])
 
@@ -163,11 +160,22 @@ def _between_touches(t: _Touches, itemsize: int) -> Pairs:
     pair, k = spread(count * others)
     earlier = members[(np.cumsum(count) - count)[pair] + k // others[pair]]
     later = readers[(np.cumsum(others) - others)[pair] + k % others[pair]]
-    x, y = t.boxes[earlier], t.boxes[later]
-    shared = np.maximum(np.minimum(x[..., 1], y[..., 1]) - np.maximum(x[..., 0], y[..., 0]), 0).prod(1)
+    shared = _shared_elements(t.boxes, later, earlier)
     there = shared > 0
     flow = np.where(t.write[earlier] & ~t.write[later] & 1, shared * itemsize, 0)
     return later[there], earlier[there], flow[there]
+
+
+def _shared_elements(boxes: IntArray, a: IntArray, b: IntArray) -> IntArray:
+    """For each i how many elements boxes `a[i]` and `b[i]` share."""
+    out = np.ones(len(a), np.int64)
+    for d in range(boxes.shape[1]):
+        low, high = np.ascontiguousarray(boxes[:, d, 0]), np.ascontiguousarray(boxes[:, d, 1])
+        if len(low) and (low == low[0]).all() and (high == high[0]).all():
+            out *= high[0] - low[0]
+            continue
+        out *= np.maximum(np.minimum(high[a], high[b]) - np.maximum(low[a], low[b]), 0)
+    return out
 
 
 def _within(t: _Touches, first: IntArray, size: IntArray, low: IntArray, high: IntArray) -> tuple[IntArray, IntArray]:
@@ -197,12 +205,11 @@ def _rewritten(t: _Touches, first: IntArray, size: IntArray, low: IntArray, high
 def _fills(t: _Touches, first: IntArray, size: IntArray, low: IntArray, high: IntArray) -> IntArray:
     """Whether the boxes of a unit are disjoint and as large as their hull: then every byte of it is in one of them."""
     volume = np.add.reduceat((t.boxes[..., 1] - t.boxes[..., 0]).prod(1), first)
-    fills: IntArray = (volume == (high - low).prod(1)) & (size <= MOST_PIECES)
+    fills: IntArray = volume == (high - low).prod(1)
     chosen = np.flatnonzero(fills & (size > 1))
-    unit, k = spread(size[chosen] ** 2)
-    unit = chosen[unit]
-    i, j = first[unit] + k // size[unit], first[unit] + k % size[unit]
-    x, y = t.boxes[i], t.boxes[j]
-    meet = (i != j) & ((x[..., 0] < y[..., 1]) & (y[..., 0] < x[..., 1])).all(1)
-    fills[unit[meet]] = False
+    unit, k = spread(size[chosen])
+    boxes = t.boxes[first[chosen][unit] + k]
+    apart = unit[:, None] * (int(high.max(initial=0)) + 1)  # boxes of different units meet nowhere
+    i, _ = meeting(boxes[..., 0] + apart, boxes[..., 1] + apart)
+    fills[chosen[unit[i]]] = False
     return fills

@@ -48,7 +48,7 @@ def disorder(use: Use, step: IntArray, clocks: Clocks) -> tuple[int, int] | None
         who, k = spread(np.searchsorted(keys, level, "right") - first)
         x, y = task[member[known][who]], task[writer[first[who] + k]]
         early, late = (y, x) if is_before else (x, y)
-        wrong = clocks.before[late, clocks.worker[early]] < clocks.position[early]
+        wrong = ~clocks.are_after(late, early)
         if wrong.any():
             i = int(np.flatnonzero(wrong)[0])
             return int(early[i]), int(late[i])
@@ -58,7 +58,12 @@ def disorder(use: Use, step: IntArray, clocks: Clocks) -> tuple[int, int] | None
 def _chains(boxes: IntArray) -> tuple[IntArray, IntArray]:
     """The distinct boxes, and the number of its own for each."""
     flat = boxes.reshape(len(boxes), -1)
+    flat = flat[:, (flat != flat[0]).any(0)]
     if not flat.shape[1]:
         return boxes[:1], np.zeros(len(boxes), np.int64)
-    distinct, number = np.unique(flat, axis=0, return_inverse=True)
-    return distinct.reshape(-1, *boxes.shape[1:]), number.reshape(-1)
+    order = np.lexsort(flat.T)
+    begins = np.ones(len(boxes), np.bool_)
+    begins[1:] = (flat[order[1:]] != flat[order[:-1]]).any(1)
+    number = np.empty(len(boxes), np.int64)
+    number[order] = np.cumsum(begins) - 1
+    return boxes[order[begins]], number

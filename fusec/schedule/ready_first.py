@@ -194,6 +194,8 @@ class _Waits:
         """Worker and position of the member that is planned last: mostly the one that is not known to be done."""
         self.done = list(done)
         self.after = list(np.zeros((len(groups), workers), np.int32))
+        self.latest: dict[tuple[int, ...], list[int]] = {}
+        """Of groups that were asked for together, those that the others do not imply: mostly many tasks ask for the same."""
 
     def find(self) -> tuple[IntArray, IntArray, npt.NDArray[np.int32]]:
         """Count per task, groups, clock."""
@@ -232,10 +234,22 @@ class _Waits:
     def learn(self, missing: list[int], mine: npt.NDArray[np.int32]) -> list[int]:
         """Of groups, the one that is done last first, those that the ones before do not imply; `mine` learns what they say."""
         if len(missing) > 1:
-            missing.sort(key=self.last.__getitem__, reverse=True)
+            missing = self.not_implied(missing)
         kept: list[int] = []
         for g in missing:
             if not kept or self.is_missing(g, mine):
                 np.maximum(mine, self.after[g], out=mine)
                 kept.append(g)
         return kept
+
+    def not_implied(self, groups: list[int]) -> list[int]:
+        """Of groups that are all done by now, the one that is done last first, those that the ones before do not imply."""
+        key = tuple(groups)
+        if key not in self.latest:
+            known, out = np.zeros_like(self.after[0]), list[int]()
+            for g in sorted(groups, key=self.last.__getitem__, reverse=True):
+                if self.is_missing(g, known):
+                    np.maximum(known, self.after[g], out=known)
+                    out.append(g)
+            self.latest[key] = out
+        return self.latest[key]

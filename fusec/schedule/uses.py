@@ -45,7 +45,7 @@ class Uses:
 
     def __init__(self, s: Schedule, region: BoundRegion) -> None:
         self.of: dict[str, list[Use]] = {}
-        self._meets: dict[tuple[object, ...], BoolArray] = {}
+        self._meets: dict[tuple[object, ...], tuple[IntArray, IntArray]] = {}
         self._boxes: dict[tuple[int, bytes], list[tuple[str, View, bool, IntArray]]] = {}
         parts = defaultdict[str, dict[View, list[tuple[IntArray, bool, IntArray]]]](dict)
         by_call = np.argsort(s.tasks[:, 0], kind="stable")
@@ -73,13 +73,14 @@ class Uses:
             ]
         return self._boxes[key]
 
-    def meet(self, a: Use, b: Use) -> BoolArray:
-        """[i, j]: task i of a and task j of b may touch the same element, and one of them writes it."""
+    def meet(self, a: Use, b: Use) -> tuple[IntArray, IntArray]:
+        """Pairs i, j: task i of a and task j of b may touch the same element, and one of them writes it."""
         key = a.view, b.view, *((w, id(x)) for w, x in a.parts), None, *((w, id(x)) for w, x in b.parts)
         if key not in self._meets:
             boxes = [np.concatenate([x for _, x in u.parts]) for u in (a, b)]
             first, second = (np.repeat([w for w, _ in u.parts], [len(x) for _, x in u.parts]) for u in (a, b))
-            self._meets[key] = meet(boxes[0], a.view, boxes[1], b.view) & (first[:, None] | second)
+            i, j = (meet(boxes[0], a.view, boxes[1], b.view) & (first[:, None] | second)).nonzero()
+            self._meets[key] = i, j
         return self._meets[key]
 
 

@@ -14,7 +14,6 @@ from math import prod
 from typing import NoReturn
 
 import numpy as np
-import numpy.typing as npt
 
 from fusec.errors import BugError
 from fusec.kernels.kernel import BoundKernel, IntArray
@@ -130,16 +129,18 @@ def _check_conflicts(s: Schedule, region: BoundRegion, clocks: Clocks, uses: Use
 
 
 def _check_pair(
-    s: Schedule, clocks: Clocks, step: IntArray, name: str, a: Use, b: Use, meet: npt.NDArray[np.bool_]
+    s: Schedule, clocks: Clocks, step: IntArray, name: str, a: Use, b: Use, meet: tuple[IntArray, IntArray]
 ) -> None:
-    now, then = step[a.tasks][:, None], step[b.tasks]
-    wrong: npt.NDArray[np.bool_] = np.asarray(meet & (then < now) & ~clocks.follows(a.tasks, b.tasks))
-    if a is not b:
-        wrong |= meet & (now < then) & ~clocks.follows(b.tasks, a.tasks).T
+    x, y = a.tasks[meet[0]], b.tasks[meet[1]]
+    now, then = step[x], step[y]
+    if a is b:  # each pair is there twice
+        x, y, now, then = (v[then < now] for v in (x, y, now, then))
+    is_later = now > then
+    late, early = np.where(is_later, x, y), np.where(is_later, y, x)
+    wrong = (now != then) & ~clocks.are_after(late, early)
     if wrong.any():
-        x, y = np.argwhere(wrong)[0].tolist()
-        first, second = sorted((int(a.tasks[x]), int(b.tasks[y])), key=lambda t: int(step[t]))
-        _fail_order(s, name, first, second)
+        i = int(np.flatnonzero(wrong)[0])
+        _fail_order(s, name, int(early[i]), int(late[i]))
 
 
 def _fail_order(s: Schedule, name: str, first: int, second: int) -> NoReturn:

@@ -33,6 +33,8 @@ SQUARE = 32
 """Rows and columns of what is turned at a time."""
 LONG = 2048
 """Steps from which on a fold keeps a whole block busy."""
+LONG_ALONE = 256
+"""The same where a stage has a single point: no other warp has anything to do."""
 TILE_BYTES = 64 << 10
 LEAST_BYTES = 8 << 10
 """Tiles are not made smaller for the sake of their number."""
@@ -120,6 +122,13 @@ def _local_bytes(program: TileProgram) -> Extent:
     return total
 
 
+def _axes_of_locals(program: TileProgram) -> frozenset[str]:
+    """The task axes along which locals hold a tile's part."""
+    names = {o.name for o in program.operands if o.role == "local"}
+    entries = [i for s in program.stages for x in s.stores if x.operand in names for i in x.index]
+    return frozenset(a.name for a in program.axes if any(uses(i, {a.name}) for i in entries))
+
+
 def nest_stage(program: TileProgram, stage: Stage, sizes: Sizes) -> StageTiling:
     """The template of one stage and its lane."""
     lane, alone = _best_points(program, stage)
@@ -129,15 +138,16 @@ def nest_stage(program: TileProgram, stage: Stage, sizes: Sizes) -> StageTiling:
     fold = stage.folds[-1].name
     shared = sum(_cost(program, x, fold) for x in _inside(stage))
     most, least = sizes.most(steps), sizes.least(steps)
-    if most is not None and most <= FEW_STEPS:
+    if lane and most is not None and most <= FEW_STEPS:
         return StageTiling("points", lane)
-    if alone < shared:
+    if lane and alone < shared:
         points = sizes.least(product(program.axis[a].extent for a in stage.axis_names))
         many = points is not None and points >= MANY_POINTS
         return StageTiling("points" if many or (most is not None and most < MANY_STEPS) else "columns", lane)
     row = _local_bytes(program)
     is_wide = isinstance(row, int) and SHARED_BYTES // WARPS < row <= SHARED_BYTES
-    return StageTiling("block" if is_wide or (least is not None and least >= LONG) else "warp", fold)
+    is_long = least is not None and least >= (LONG if lane else LONG_ALONE)
+    return StageTiling("block" if is_wide or is_long else "warp", fold)
 
 
 def _moved(program: TileProgram, stage: Stage, lane: str) -> StageTiling:
@@ -225,21 +235,21 @@ def _tile(program: TileProgram, stages: Sequence[StageTiling]) -> tuple[tuple[st
     total: Extent = 1
     for axis in program.axes:
         total = total * (1 if axis.sequential else maximum(1, axis.extent))
-    turned = _turned(program, stages)
+    turned, held = _turned(program, stages), _axes_of_locals(program)
     for axis in reversed(program.axes):
         if axis.name in turned:
             out.append((axis.name, UNIT))
             inner[axis.name] = minimum(UNIT, maximum(1, axis.extent))
             continue
         size = maximum(1, bytes_per_step(program, axis.name, inner))
-        unit = _unit(stages, axis.name, not inner)
+        unit = _unit(program, stages, axis.name, not inner)
         whole = maximum(1, axis.extent)
         inside: Extent = product(inner.values())
         most = maximum(1, floordiv(TILE_BYTES, size * unit))
         least = maximum(1, floordiv(LEAST_BYTES, size * unit))
         enough = maximum(1, ceildiv(floordiv(total, inside * TASKS), unit))
         tile: Extent = unit * minimum(most, maximum(least, enough))
-        if row != 0:
+        if axis.name in held:
             tile = minimum(tile, max(1, rows // unit) * unit if not inner else 1)
         out.append((axis.name, 1 if axis.sequential else tile))
         inner[axis.name] = whole
@@ -252,9 +262,10 @@ def _turned(program: TileProgram, stages: Sequence[StageTiling]) -> set[str]:
     return {a for s, t in pairs for a in (t.lane, turned_axis(program, s, t.lane))}
 
 
-def _unit(stages: Sequence[StageTiling], axis: str, innermost: bool) -> int:
+def _unit(program: TileProgram, stages: Sequence[StageTiling], axis: str, innermost: bool) -> int:
     """What a tile along an axis is a multiple of: threads side by side along a lane, or a row per warp."""
     for t in stages:
         if t.template in ("points", "columns") and t.lane == axis:
             return UNIT if t.template == "points" else SQUARE
-    return WARPS if innermost and any(t.template == "warp" for t in stages) else 1
+    rows = (t.template == "warp" and axis in s.axis_names for s, t in zip(program.stages, stages, strict=True))
+    return WARPS if innermost and any(rows) else 1

@@ -197,7 +197,7 @@ class _Contract:
             behind = self.right.behind(n) if rows.taps is None else None
             ahead: tuple[Sequence[Value], Value | None] = self._ahead(rows, panels[-1], span, (m, column)), None
             if behind is not None:
-                ahead = self._rows_ahead(behind, rows, span, m), behind[1]
+                ahead = self._next_panel(behind, rows, span, m), behind[1]
             totals = self._tile(rows, steps, panels, m, span, self._sums(places, at), ahead)
             self._put(totals, places, (m, span[1]), n, group.whole)
 
@@ -217,7 +217,9 @@ class _Contract:
         """What to fetch during the register tile at row `at[0]` of the panel at column `at[1]` of the group: a share of the
         panel that follows in memory, and of the rows that follow, if these lie behind each other.
 
-        A tile fetches a line for every `unroll` of them, so as many neighbouring tiles share a stretch of memory.
+        A tile fetches a line for every `unroll` of them, so as many neighbouring tiles share a stretch of memory. Rows are
+        fetched by tasks of the last columns alone: before them the next task reads the same rows, which those that follow
+        would drive out of the second level cache (512 x 3072 x 768: 3 to 5 % of the time on Zen 4).
         """
         b, shape = self.b, self.shape
         line = b.i64(64 // shape.itemsize)
@@ -231,19 +233,29 @@ class _Contract:
             following = b.gep(panel, b.mul(self.ctx.slot(self.form.steps), b.i64(shape.width)), shape.panel_element)
             out = [b.gep(following, b.mul(b.smin(tile, b.i64(shape.unroll - 1)), line), shape.panel_element)]
             if has_rows:
-                tiles = b.op("udiv", b.add(b.sub(span[1], span[0]), b.i64(shape.rows - 1)), b.i64(shape.rows))
-                number = b.add(b.mul(b.op("udiv", at[1], b.i64(self.span)), tiles), tile)
-                # a tile's stretch holds as many rows as a panel columns, or what there is of them
-                stretch = b.mul(b.op("udiv", number, b.i64(shape.unroll)), b.mul(rows.depth, b.i64(shape.width)))
-                place = b.add(stretch, b.mul(b.op("urem", number, b.i64(shape.unroll)), line))
-                last = b.mul(b.sub(span[1], span[0]), rows.row)
-                following = b.gep(rows.pointer, b.mul(span[1], rows.row), shape.element)
-                out.append(b.gep(following, b.smin(place, last), shape.element))
+                out.append(self._rows_ahead(rows, span, at, tile, out[0]))
             return out
 
         return b.when(b.compare("sge", rows.depth, b.i64(LONG)), places, [panel] * (1 + has_rows))
 
-    def _rows_ahead(self, behind: tuple[Value, Value], rows: Rows, span: tuple[Value, Value], m: Value) -> list[Value]:
+    def _rows_ahead(
+        self, rows: Rows, span: tuple[Value, Value], at: tuple[Value, Value], tile: Value, otherwise: Value
+    ) -> Value:
+        """The place in the rows that follow, for the `tile`th register tile of a panel, where the task has the last columns."""
+        b, shape = self.b, self.shape
+        line = b.i64(64 // shape.itemsize)
+        tiles = b.op("udiv", b.add(b.sub(span[1], span[0]), b.i64(shape.rows - 1)), b.i64(shape.rows))
+        number = b.add(b.mul(b.op("udiv", at[1], b.i64(self.span)), tiles), tile)
+        # a tile's stretch holds as many rows as a panel columns, or what there is of them
+        stretch = b.mul(b.op("udiv", number, b.i64(shape.unroll)), b.mul(rows.depth, b.i64(shape.width)))
+        place = b.add(stretch, b.mul(b.op("urem", number, b.i64(shape.unroll)), line))
+        last = b.mul(b.sub(span[1], span[0]), rows.row)
+        following = b.gep(rows.pointer, b.mul(span[1], rows.row), shape.element)
+        following = b.gep(following, b.smin(place, last), shape.element)
+        (_, high), extent = self.ctx.bounds(self.form.n), self.ctx.program.axis[self.form.n].extent
+        return b.select(b.compare("sge", high, self.ctx.slot(extent)), following, otherwise)
+
+    def _next_panel(self, behind: tuple[Value, Value], rows: Rows, span: tuple[Value, Value], m: Value) -> list[Value]:
         """What to fetch of the rows that the next panel is packed from, each of which may lie on a page of its own."""
         b, shape, (place, step) = self.b, self.shape, behind
 

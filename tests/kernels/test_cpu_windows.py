@@ -8,6 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fusec.kernels.cpu.emit import emit
+from fusec.target import Target
+from fusec.tile.text import parse_program
+from fusec.tiling.choose import menu
+
 Check = Callable[..., dict[str, Any]]
 rng = np.random.default_rng(0)
 
@@ -46,6 +51,17 @@ def test_depthwise_convolution_of_merged_pixels(
         params = {"N": 2, "H": h, "W": w, "C": c, "P": p, "Q": q}
         operands = {"x": floats(2, h, w, c), "w": floats(r * s, c), "b": floats(c)}
         check(merged(r, s, step, gap, pad), ["c"], params, operands, tile={"n": 1, "m": 17, "c": 24}, rows=rows)
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_rows_below_are_fetched(check: Check, step: int) -> None:
+    """An image that is larger than the second level cache, whose last rows have none below."""
+    h, w, c = 19, 70, 104
+    params = {"N": 1, "H": h, "W": w, "C": c, "P": (h - 1) // step + 1, "Q": (w - 1) // step + 1}
+    operands = {"x": floats(1, h, w, c), "w": floats(9, c), "b": floats(c)}
+    check(merged(3, 3, step, 1, 1), ["c"], params, operands, tile={"n": 1, "m": 2 * params["Q"], "c": 104}, rows=4)
+    kernel = menu(parse_program(merged(3, 3, step, 1, 1)), Target("cpu", "avx2"))[0]
+    assert emit(kernel, Target("cpu", "avx2")).text.count("call void @llvm.prefetch") == {1: 2, 2: 8}[step]
 
 
 APART = """

@@ -32,8 +32,8 @@ class Options:
 
     `dims` gives symbolic dimensions a number, `shapes` whole inputs. `passes` switches passes on and off by name,
     "+merge-matmuls,-fuse-chain". `fuse` False is the unfused baseline: the same code generator, one launch per operator.
-    `precision` "tf32" lets a device round the factors of float32 products to 10 bits, for its tensor cores. `may_broadcast`
-    takes no sizes of different symbols for equal where one may be 1: such operators are host steps.
+    `precision` "tf32" lets a device round the factors of float32 products to 10 bits, for its tensor cores. `assume`
+    lets symbolic sizes be taken for what models nearly always mean: equal rather than broadcast, positions not below 0.
     """
 
     device: str | None = None
@@ -43,7 +43,7 @@ class Options:
     passes: str = ""
     limits: Limits = field(default_factory=Limits)
     precision: str = "f32"
-    may_broadcast: bool = False
+    assume: bool = True
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -92,9 +92,7 @@ def compile(
         plan = compile_plan(model, options, trace)
         return open_session(plan, threads=threads, limits=limits, trace=trace, second=second)
 
-    return compiled(
-        options, trace, lambda: compiled(replace(options, may_broadcast=True), trace.inner("broadcast"), None)
-    )
+    return compiled(options, trace, lambda: compiled(replace(options, assume=False), trace.inner("unassuming"), None))
 
 
 def load(
@@ -206,7 +204,7 @@ def open_session(
 ) -> Session:
     """A Session over a plan: kernels come from the cache of machine code, missing ones are built.
 
-    `second` makes the session for runs in which sizes broadcast that the plan takes to be equal.
+    `second` makes the session for runs that the plan assumes there are not.
     """
     trace = trace or new_trace()
     if not backend.runs_here(plan.target):
@@ -229,7 +227,7 @@ def open_session(
             cache=open_cache(),
             watch=_watch(plan, trace),
             compile_body=_body_compiler(plan, threads, limits, trace),
-            second=second if any(r.pair for r in plan.requirements) else None,
+            second=second if any(r.excuses for r in plan.requirements) else None,
         )
     _show_code(plan, trace)
     return session
@@ -254,15 +252,15 @@ def _body_compiler(plan: Plan, threads: int | None, limits: Limits, trace: Trace
 
         inner = trace.inner(model.graph.name)
 
-        def compiled(may_broadcast: bool, second: Callable[[], Session] | None) -> Session:
+        def compiled(assume: bool, second: Callable[[], Session] | None) -> Session:
             with inner.stage("read"):
-                graph = read_model(model, limits=limits, constants=constants, may_broadcast=may_broadcast)
+                graph = read_model(model, limits=limits, constants=constants, assume=assume)
             inner.log(IR, lambda: f"# as read\n{graph}")
             made = compile_graph_plan(graph, options, inner)
             return open_session(made, threads=threads, limits=limits, trace=inner, second=second)
 
         try:
-            return compiled(False, lambda: compiled(True, None)).run_list
+            return compiled(True, lambda: compiled(False, None)).run_list
         except FusecError as e:
             reason = str(e)
             inner.log(STAGES, lambda: f"{model.graph.name} cannot be compiled: {reason}")
@@ -306,8 +304,8 @@ def _read(model: Any, options: Options, trace: Trace) -> Graph:
     from fusec.frontend.read import read_model
 
     with trace.stage("read") as counts:
-        shapes, open_ = _shapes(options.shapes), options.may_broadcast
-        graph = read_model(model, limits=options.limits, dims=options.dims, shapes=shapes, may_broadcast=open_)
+        shapes = _shapes(options.shapes)
+        graph = read_model(model, limits=options.limits, dims=options.dims, shapes=shapes, assume=options.assume)
         counts["nodes"] = len(graph.nodes)
     trace.dump("read", "graph", graph.__str__)
     trace.log(IR, lambda: f"# as read\n{graph}")

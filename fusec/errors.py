@@ -67,13 +67,8 @@ class InputError(FusecError, ValueError):
     code, exit_code = "FS-I001", 5
 
 
-class SizesDiffer(InputError):
-    """Sizes that broadcast with each other, where the plan takes them to be equal."""
-
-    @classmethod
-    def of(cls, e: InputError) -> SizesDiffer:
-        """The same error, for those that have another plan."""
-        return cls(e.message, hint=e.hint, node=e.node)
+class AssumptionError(InputError):
+    """Sizes that a model may have, and that its plan assumes it has not: two that broadcast instead of being equal."""
 
 
 class CompileError(FusecError, RuntimeError):

@@ -41,8 +41,8 @@ class Builder:
 
     limits: Limits
     symbols: SymbolTable
-    may_broadcast: bool = False
-    """Whether sizes of different symbols stay apart where one of them may be 1, instead of being required to be equal."""
+    assumes: bool = True
+    """Whether symbolic sizes are taken to be what models nearly always mean; runs in which they are not have another plan."""
     inputs: list[Value] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     weights: dict[str, Weight] = field(default_factory=dict)

@@ -232,13 +232,23 @@ class Call:
         self._require(is_at_least(size, least), Requirement(size, least, what=text))
 
     def require_equal(self, a: Extent, b: Extent, may_broadcast: bool = False) -> None:
-        """Two sizes are the same in every run, or broadcast in one that this plan is not for; the rest as for `require`."""
+        """Two sizes are the same in every run, or may broadcast in one that this plan is not for; see `require`."""
         text = f"the sizes {a} and {b} must be the same, and differ by"
-        if may_broadcast:
-            text = (
-                f"this plan takes the sizes {a} and {b} to be equal (fix them with --dim or dims=), and they differ by"
-            )
-        self._require(is_equal(a, b), Requirement(a - b, 0, True, text, pair=(a, b) if may_broadcast else None))
+        self._require(is_equal(a, b), Requirement(a - b, 0, True, text, excuses=(a, b) if may_broadcast else ()))
+
+    def assumes(self, *sizes: Extent) -> bool:
+        """Whether something may be assumed of sizes: runs in which it is wrong have another plan."""
+        return self.builder.assumes and not any(map(is_fresh, sizes))
+
+    def position(self, x: Extent) -> bool:
+        """Whether a position counts from the start, in runs that this plan is for. NotNative where only a run can tell."""
+        is_positive = is_at_least(x, 0)
+        if is_positive is None:
+            if not self.assumes(x):
+                raise NotNative(f"whether the position {x} counts from the end is known only at run time")
+            text = "a position must count from the start, and is"
+            self._require(None, Requirement(x, 0, what=text, excuses=(1,)))
+        return is_positive is not False
 
     def _require(self, holds: bool | None, r: Requirement) -> None:
         if holds is False:
@@ -311,14 +321,14 @@ def matched(call: Call, x: Value, axis: int, size: Extent) -> Value:
 
     Sizes of the same symbols come from ways of one image through a network, as in `2 * floordiv(H, 2)` and `H`: no model
     means one of them to be 1 and broadcast. Those of different symbols are nearly always equal too, as a mask's and that of
-    what it hides. For runs in which one of them is 1 a session has a second plan, where `Builder.may_broadcast` keeps them
-    apart; so are sizes that only host steps tell, too late for another plan.
+    what it hides. For runs in which one of them is 1 a session has a second plan, where `Builder.assumes` is False and keeps
+    them apart; so are sizes that only host steps tell, too late for another plan.
     """
     n = x.shape[axis]
     if 1 in (n, size) or is_equal(n, size) is not None:
         return x
     may_broadcast = symbols_of(n) != symbols_of(size) and (can_be_one(n) or can_be_one(size))
-    if may_broadcast and (call.builder.may_broadcast or is_fresh(n) or is_fresh(size)):
+    if may_broadcast and not call.assumes(n, size):
         return x
     return call.sized(x, axis, size, may_broadcast)
 

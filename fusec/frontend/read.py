@@ -33,17 +33,17 @@ def read_model(
     dims: Mapping[str, int] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     constants: Mapping[str, npt.NDArray[Any]] | None = None,
-    may_broadcast: bool = False,
+    assume: bool = True,
 ) -> Graph:
     """Read an ONNX model.
 
     `dims` fixes named dimensions (`{"N": 1}`), `shapes` whole inputs (`{"x": (1, 3)}`); `constants` are inputs that become
-    weights, in the body of a host step, which is itself not split into steps by rank. Sizes of different symbols that meet
-    in a broadcast are required to be equal, unless `may_broadcast` keeps them apart, in host steps. Raises ModelError where
-    the model is not valid, UnsupportedError naming every op that nothing here can run, ResourceError where a limit is
-    passed.
+    weights, in the body of a host step, which is itself not split into steps by rank. Without `assume` no sizes of different
+    symbols are taken to be equal where they may broadcast, and no symbolic position to count from the start: what depends on
+    that is a host step. Raises ModelError where the model is not valid, UnsupportedError naming every op that nothing here
+    can run, ResourceError where a limit is passed.
     """
-    return read_loaded(load_source(source), limits, dims, shapes, constants, may_broadcast)
+    return read_loaded(load_source(source), limits, dims, shapes, constants, assume)
 
 
 def read_loaded(
@@ -52,12 +52,12 @@ def read_loaded(
     dims: Mapping[str, int] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     constants: Mapping[str, npt.NDArray[Any]] | None = None,
-    may_broadcast: bool = False,
+    assume: bool = True,
 ) -> Graph:
     """The graph of a model that `load_source` gave; callers that need its SHA-256 load it themselves."""
     try:
         with no_collection():
-            builder = Builder(limits or Limits(), SymbolTable(given=_checked_dims(dict(dims or {}))), may_broadcast)
+            builder = Builder(limits or Limits(), SymbolTable(given=_checked_dims(dict(dims or {}))), assume)
             return _read(loaded, builder, dict(shapes or {}), constants)
     except FusecError as e:
         e.path = e.path or loaded.path or None

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import gcd
 
-from fusec.errors import InputError, SizesDiffer
+from fusec.errors import AssumptionError, InputError
 from fusec.ir.dim import Atom, Dim, Extent, evaluate, exact_quotient, symbols_of
 
 FARTHEST = 1 << 10
@@ -19,7 +19,7 @@ class Requirement:
 
     `what` names operator, node and attribute and ends where the size belongs: "MaxPool 'pool': kernel_shape [2] reaches over
     2 elements, the padded input has". `origin` names the ONNX nodes that ask for it; both are for messages alone.
-    `pair` are two sizes that are taken to be equal, and that the operator would broadcast where one of them is 1.
+    One with `excuses` is assumed: a run that misses it is right where one of these sizes is 1, but needs another plan.
     """
 
     size: Extent
@@ -27,7 +27,7 @@ class Requirement:
     is_exact: bool = False
     what: str = field(default="", compare=False)
     origin: tuple[str, ...] = field(default=(), compare=False)
-    pair: tuple[Extent, Extent] | None = field(default=None, compare=False)
+    excuses: tuple[Extent, ...] = field(default=(), compare=False)
 
     @property
     def symbols(self) -> frozenset[str]:
@@ -42,9 +42,13 @@ class Requirement:
             return False
         return size == self.least if self.is_exact else size >= self.least
 
-    def broadcasts(self, numbers: Mapping[str, int]) -> bool:
-        """Whether a run that misses it is right nevertheless, for a plan that takes no sizes to be equal."""
-        return self.pair is not None and 1 in [evaluate(size, numbers) for size in self.pair]
+    def is_excused(self, numbers: Mapping[str, int]) -> bool:
+        """Whether a run that misses it is right nevertheless, for a plan that assumes nothing."""
+        known = [size for size in self.excuses if symbols_of(size) <= numbers.keys()]
+        try:
+            return 1 in [evaluate(size, numbers) for size in known]
+        except ZeroDivisionError:
+            return False
 
     def __str__(self) -> str:
         return f"{self.size} {'==' if self.is_exact else '>='} {self.least}"
@@ -53,13 +57,17 @@ class Requirement:
 def check_known(requirements: Sequence[Requirement], numbers: Mapping[str, int]) -> tuple[Requirement, ...]:
     """The requirements that wait for further symbols.
 
-    InputError where one of the others does not hold, SizesDiffer where that is because sizes broadcast.
+    InputError where one of the others does not hold, AssumptionError where a plan without assumptions is for these numbers.
     """
     due = [r for r in requirements if r.symbols <= numbers.keys()]
     missed = [r for r in due if not r.holds(numbers)]
+    excused = next((r for r in missed if r.is_excused(numbers)), None)
+    if excused is not None:
+        error = _error(excused, due, numbers)
+        hint = f"{error.hint}; the plan assumes that it is so: compile one with these sizes fixed (--dim or dims=)"
+        raise AssumptionError(error.message, hint=hint, node=error.node)
     if missed:
-        error = _error(missed[0], requirements, numbers)
-        raise SizesDiffer.of(error) if any(r.broadcasts(numbers) for r in missed) else error
+        raise _error(missed[0], requirements, numbers)
     return tuple(r for r in requirements if r not in due)
 
 
@@ -146,8 +154,8 @@ def strictest(requirements: Iterable[Requirement]) -> tuple[Requirement, ...]:
             key = p.size, p.least if p.is_exact else None
             if key not in found or found[key][0] < p.least:
                 found[key] = p.least, i
-            elif r.pair is not None and listed[found[key][1]].pair is None and found[key][0] == p.least:
-                found[key] = p.least, i  # who misses it is told that the sizes broadcast
+            elif r.excuses and not listed[found[key][1]].excuses and found[key][0] == p.least:
+                found[key] = p.least, i  # there is a plan for who misses it
     kept = {i for _, i in found.values()}
     return tuple(r for i, r in enumerate(listed) if i in kept)
 

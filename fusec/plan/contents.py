@@ -43,7 +43,8 @@ def to_records(plan: Plan) -> tuple[Contents, str]:
             for i, w in enumerate(plan.weights.values())
         ],
         requirements=[
-            RequirementRecord(str(r.size), r.least, r.is_exact, r.what, list(r.origin)) for r in plan.requirements
+            RequirementRecord(str(r.size), r.least, r.is_exact, r.what, list(r.origin), [str(e) for e in r.excuses])
+            for r in plan.requirements
         ],
     )
     return contents, SEPARATOR.join(print_program(p) for p in programs.values())
@@ -78,7 +79,8 @@ def requirements_from(contents: Contents) -> tuple[Requirement, ...]:
     """The requirements. PlanError where a size does not parse."""
     try:
         return tuple(
-            Requirement(parse_dim(r.size), r.least, r.exact, r.what, tuple(r.origin)) for r in contents.requirements
+            Requirement(parse_dim(r.size), r.least, r.exact, r.what, tuple(r.origin), tuple(map(parse_dim, r.excuses)))
+            for r in contents.requirements
         )
     except (ValueError, FusecError) as e:
         raise PlanError(f"a requirement of the plan file is not valid: {e}") from e

@@ -121,6 +121,7 @@ class RequirementRecord(Struct, frozen=True):
     exact: bool
     what: str
     origin: list[str]
+    excuses: list[str] = []
 
 
 class Contents(Struct, frozen=True):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fusec.errors import ExecutionError, InputError, SizesDiffer, nearest
+from fusec.errors import AssumptionError, ExecutionError, InputError, nearest
 from fusec.ir.graph import Value
 from fusec.ir.types import DType, TensorType
 from fusec.kernels.kernel import BoundKernel, Kernel
@@ -74,8 +74,8 @@ class Session:
             microseconds: The estimate of one average tile that schedules are made with.
             watch: Is shown every region that is planned for new shapes.
             compile_body: Compiles the graphs inside host steps when they run; without it the evaluator runs them.
-            second: Makes the session for runs in which sizes broadcast that this plan takes to be equal; without it they
-                are refused.
+            second: Makes the session for runs that the plan assumes there are not, as where sizes broadcast that it takes to be
+                equal; without it they are refused.
 
         Raises:
             ExecutionError: this machine cannot run the plan's target.
@@ -202,7 +202,7 @@ class Session:
                 if self._fast is not None and (found := self._fast(values)) is not None:
                     return _distinct([found[n] for n in wanted])
             return self._steps.run(values, wanted)
-        except SizesDiffer as e:
+        except AssumptionError as e:
             return self._second.get(e).run_list(values, wanted)
 
     def _checked(self, feeds: Feeds) -> dict[str, Any]:
@@ -254,14 +254,14 @@ class Session:
 
 
 class Second:
-    """The session for runs in which sizes broadcast that the first plan takes to be equal: made once, when one comes."""
+    """The session for runs that the first plan assumes there are not: made once, when one comes."""
 
     def __init__(self, make: Callable[[], Session] | None, sha256: str) -> None:
         self._make, self._sha256 = make, sha256
         self._made: Session | None = None
         self.lock = threading.Lock()
 
-    def get(self, reason: SizesDiffer) -> Session:
+    def get(self, reason: AssumptionError) -> Session:
         """The session, or the reason as an error where nobody can make it, or the model is another one by now."""
         if self._make is None:
             raise reason

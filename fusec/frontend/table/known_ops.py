@@ -10,7 +10,7 @@ import numpy as np
 
 from fusec.frontend.attributes import dtype_of
 from fusec.frontend.call import KNOWN_ROWS, Call
-from fusec.frontend.known import LIMIT, Known, from_objects, is_at_least, is_equal, larger, smaller, vector
+from fusec.frontend.known import LIMIT, Known, from_objects, is_at_least, is_equal, larger, lowest, smaller, vector
 from fusec.frontend.table.view import resolve_shape, slice_bounds, split_evenly
 from fusec.ir.dim import Dim, Extent, exact_quotient, floordiv, product
 from fusec.ir.types import DType
@@ -74,7 +74,13 @@ def _divide(a: Extent, b: Extent) -> Extent | None:
     exact = exact_quotient(a, b)
     if exact is not None:
         return exact
-    return floordiv(a, b) if is_at_least(a, 0) and (is_at_least(b, 1) or isinstance(b, Dim)) else None
+    if is_at_least(a, 0):
+        return floordiv(a, b) if is_at_least(b, 1) or isinstance(b, Dim) else None
+    if isinstance(b, Dim) or b < 1:
+        return None
+    above, below = larger(floordiv(a, b), 0), larger(floordiv(a * -1, b), 0)  # the quotient is rounded towards 0
+    low = lowest(a)
+    return above if low is not None and low > -b else above - below
 
 
 def _modulo(a: Extent, b: Extent) -> Extent | None:
@@ -184,7 +190,7 @@ def _slice(call: Call) -> KnownResult:
     cut: list[Any] = [slice(None)] * len(x.shape)
     for start, end, axis, step in zip(starts, ends, axes, steps):
         axis = call.axis(axis, len(x.shape))
-        first, size, stride = slice_bounds(x.shape[axis], start, end, step)
+        first, size, stride = slice_bounds(call, x.shape[axis], start, end, step)
         if not isinstance(first, int) or not isinstance(size, int):
             return None
         cut[axis] = [first + k * stride for k in range(size)]

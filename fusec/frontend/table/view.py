@@ -11,7 +11,7 @@ import onnx
 from fusec.errors import ModelError
 from fusec.frontend.builder import NotNative
 from fusec.frontend.call import Call, broadcast, matched, row
-from fusec.frontend.known import NO_END, Known, is_at_least, larger, lowest, smaller
+from fusec.frontend.known import NO_END, Known, is_at_least, larger, smaller
 from fusec.frontend.tensors import sparse_array, tensor_array
 from fusec.ir.dim import Extent, ceildiv, exact_quotient, floordiv, product
 from fusec.ir.graph import Value
@@ -179,30 +179,31 @@ def _slice(call: Call) -> Value:
     cut: list[tuple[Extent, Extent, int]] = list(whole)
     for start, end, axis, step in zip(starts, ends, axes, steps):
         axis = call.axis(axis, len(x.shape))
-        trusted = _trusted(x.shape[axis], start, end, step)
+        trusted = _trusted(call, x.shape[axis], start, end, step)
         if trusted is not None:
             out = _checked_slice(call, out, axis, *trusted)
             cut[axis] = (0, out.shape[axis], 1)
         else:
-            cut[axis] = slice_bounds(x.shape[axis], start, end, step)
+            cut[axis] = slice_bounds(call, x.shape[axis], start, end, step)
     if all((s, p) == (0, 1) and n == d for (s, n, p), d in zip(cut, out.shape)):
         return out
     begins, sizes, strides = zip(*cut)
     return call.emit("slice", out, starts=begins, sizes=sizes, steps=strides)
 
 
-def _trusted(n: Extent, start: Extent, end: Extent, step: int) -> tuple[Extent, Extent] | None:
+def _trusted(call: Call, n: Extent, start: Extent, end: Extent, step: int) -> tuple[Extent, Extent] | None:
     """A piece of a table of fixed size whose end depends on the inputs, such as `positions[:, :sequence]`.
 
     The standard would clamp the end. The model means `end <= n`, and only then do later shapes agree; so the size is taken
-    as written and the elements are fetched by index, where one outside is noticed while running.
+    as written and the elements are fetched by index, where one outside is noticed while running. The same holds for pieces
+    of which the start depends on them too, as `positions[:, 5000 - sequence : 5000]`.
     """
     if not isinstance(n, int) or isinstance(end, int) or step != 1:
         return None
-    low, high = lowest(start), lowest(end - start)
-    if low is None or low < 0 or high is None or high < 0:
-        return None
-    return start, end
+    if not isinstance(start, int):
+        is_piece = is_at_least(start, 0) is not False and is_at_least(end, 0) is not False and call.assumes(start, end)
+        return (start, end) if is_piece and call.position(start) and call.position(end - start) else None
+    return (start, end) if start >= 0 and is_at_least(end, start) else None
 
 
 def _checked_slice(call: Call, x: Value, axis: int, start: Extent, end: Extent) -> Value:
@@ -210,24 +211,21 @@ def _checked_slice(call: Call, x: Value, axis: int, start: Extent, end: Extent) 
     return call.emit("gather", x, positions, axis=axis)
 
 
-def slice_bounds(n: Extent, start: Extent, end: Extent, step: int) -> tuple[Extent, Extent, int]:
+def slice_bounds(call: Call, n: Extent, start: Extent, end: Extent, step: int) -> tuple[Extent, Extent, int]:
     """(start, size, step) with the standard's rules for negative and too large positions."""
     if step > 0:
-        first = smaller(_from_end(start, n), n)
-        last = n if isinstance(end, int) and end >= NO_END else smaller(_from_end(end, n), n)
+        first = smaller(_from_end(call, start, n), n)
+        last = n if isinstance(end, int) and end >= NO_END else smaller(_from_end(call, end, n), n)
         return first, larger(ceildiv(last - first, step), 0), step
-    first = n - 1 if isinstance(start, int) and start >= NO_END else smaller(_from_end(start, n), n - 1)
-    last = -1 if isinstance(end, int) and end <= -(2**31) else _from_end(end, n, lowest_end=-1)
+    first = n - 1 if isinstance(start, int) and start >= NO_END else smaller(_from_end(call, start, n), n - 1)
+    last = -1 if isinstance(end, int) and end <= -(2**31) else _from_end(call, end, n, lowest_end=-1)
     size = larger(floordiv(first - last - step - 1, -step), 0)
     return first if first == n - 1 else larger(first, 0), size, step  # of an empty axis nothing is taken, from place 0
 
 
-def _from_end(position: Extent, n: Extent, lowest_end: int = 0) -> Extent:
+def _from_end(call: Call, position: Extent, n: Extent, lowest_end: int = 0) -> Extent:
     """A position counted from the start, not below `lowest_end`. NotNative where its sign is not known."""
-    is_positive = is_at_least(position, 0)
-    if is_positive is None:
-        raise NotNative(f"whether the position {position} counts from the end is known only at run time")
-    return position if is_positive else larger(n + position, lowest_end)
+    return position if call.position(position) else larger(n + position, lowest_end)
 
 
 @row("Split")

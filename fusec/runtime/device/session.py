@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fusec.errors import InputError, SizesDiffer
+from fusec.errors import AssumptionError, InputError
 from fusec.ir.graph import Value
 from fusec.ir.types import TensorType
 from fusec.kernels.kernel import BoundKernel
@@ -62,7 +62,7 @@ class DeviceSession(Session):
             microseconds: The estimate of one average tile that schedules are made with.
             watch: Is shown every region that is planned for new shapes.
             compile_body: Compiles the graphs inside host steps when they run; without it the evaluator runs them.
-            second: Makes the session for runs in which sizes broadcast that this plan takes to be equal.
+            second: Makes the session for runs that the plan assumes there are not; without it they are refused.
 
         Raises:
             ExecutionError: this machine cannot run the plan's target.
@@ -119,7 +119,7 @@ class DeviceSession(Session):
         values = self._checked(feeds)
         try:
             return self._device_steps.run(values, wanted, on_device)
-        except SizesDiffer as e:
+        except AssumptionError as e:
             second = self._second.get(e)
             return second.run_list(values, wanted, on_device=on_device)  # type: ignore[call-arg]  # a DeviceSession, too
 

@@ -8,6 +8,7 @@ from fusec.ir.expr import TRANSCENDENTAL, Prim, walk
 from fusec.kernels.kernel import BoundKernel
 from fusec.target import Target
 from fusec.tile.program import Fold, Stage
+from fusec.tiling.device.speeds import OF_TEMPLATE, Shapes
 
 PRODUCTS = frozenset(["simt", "mma", "wgmma", "gemv", "stream"])
 """Templates that multiply matrices: two operations per step of their sum."""
@@ -47,7 +48,33 @@ def device_microseconds(bound: BoundKernel, target: Target) -> float:
     """Microseconds of one average tile on one multiprocessor."""
     if bound.tiles == 0:
         return 0.0
-    rates = RATES.get(target.level.partition("-")[0], RATES["sm_80"])
+    rates = _rates(target)
+    busy = _busy(bound, rates, {})
+    if any(a.sequential for a in bound.kernel.program.axes):
+        return TILE_OVERHEAD + max(busy / bound.tiles, (bound.bytes - _kept(bound)) / rates.kept)
+    moved = sum(bound.footprint.values()) / bound.tiles  # what one tile reads again of another's is in the shared cache
+    return TILE_OVERHEAD + max(busy / bound.tiles, moved / rates.bytes, bound.bytes / rates.kept)
+
+
+def alone_microseconds(bound: BoundKernel, target: Target, multiprocessors: int) -> float:
+    """Microseconds of all tiles on a device that does nothing else.
+
+    Few tiles have the memory's bandwidth to themselves, but none takes more of it than it takes of the shared cache.
+    """
+    if bound.tiles == 0:
+        return 0.0
+    rates = _rates(target)
+    tile = TILE_OVERHEAD + max(_busy(bound, rates, OF_TEMPLATE) / bound.tiles, bound.bytes / rates.kept)
+    waves = -(-bound.tiles // multiprocessors)
+    return max(waves * tile, TILE_OVERHEAD + sum(bound.footprint.values()) / (rates.bytes * multiprocessors))
+
+
+def _rates(target: Target) -> Rates:
+    return RATES.get(target.level.partition("-")[0], RATES["sm_80"])
+
+
+def _busy(bound: BoundKernel, rates: Rates, speeds: Shapes) -> float:
+    """Microseconds that all tiles compute, one after the other; `speeds` of block tiles where they are to be told apart."""
     busy = 0.0
     for stage, tiling in zip(bound.kernel.program.stages, bound.kernel.tiling.stages, strict=True):
         points = 1.0
@@ -57,13 +84,11 @@ def device_microseconds(bound: BoundKernel, target: Target) -> float:
         for f in stage.folds:
             folded *= bound.extents[f.name]
         if tiling.template in PRODUCTS and stage.folds:
-            busy += 2.0 * folded / rates.products.get(tiling.template, RESIDENT)
+            speed = speeds.get((tiling.template, tiling.rows, tiling.vectors), 1.0)
+            busy += 2.0 * folded / (rates.products.get(tiling.template, RESIDENT) * speed)
             folded = 0.0
         busy += (points * _operations(stage, False) + folded * _operations(stage, True)) / rates.nests
-    if any(a.sequential for a in bound.kernel.program.axes):
-        return TILE_OVERHEAD + max(busy / bound.tiles, (bound.bytes - _kept(bound)) / rates.kept)
-    moved = sum(bound.footprint.values()) / bound.tiles  # what one tile reads again of another's is in the shared cache
-    return TILE_OVERHEAD + max(busy / bound.tiles, moved / rates.bytes, bound.bytes / rates.kept)
+    return busy
 
 
 def _kept(bound: BoundKernel) -> float:

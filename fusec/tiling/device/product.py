@@ -20,6 +20,7 @@ from fusec.kernels.kernel import Guard, StageTiling
 from fusec.kernels.layout import Layout
 from fusec.target import Target
 from fusec.tile.program import TileProgram
+from fusec.tiling.device.speeds import HOPPER, PLAIN, TENSOR, WIDE, Shapes
 from fusec.tiling.lane import stride
 
 FEW_ROWS = 8
@@ -34,21 +35,6 @@ SECTOR = 32
 """Bytes: columns of a streamed B are dealt out in multiples of this."""
 GUESS = 512
 """What is assumed of an extent that no call tells."""
-Shapes = Mapping[tuple[str, int, int], float]
-PLAIN: Shapes = {
-    ("simt", 128, 128): 1.0, ("simt", 128, 64): 0.9, ("simt", 64, 64): 0.8, ("simt", 32, 64): 0.65, ("simt", 16, 32): 0.4,
-}  # fmt: skip
-"""Template, rows and columns of a block tile -> how fast it multiplies, compared with the largest."""
-WIDE: Shapes = {("simt", 64, 64): 1.0, ("simt", 16, 32): 0.5}
-"""For elements of 8 bytes."""
-TENSOR: Shapes = {
-    ("mma", 128, 128): 1.0, ("mma", 128, 64): 0.85, ("mma", 64, 64): 0.7, ("mma", 32, 64): 0.5, ("mma", 16, 32): 0.25,
-}  # fmt: skip
-HOPPER: Shapes = {
-    ("wgmma", 128, 256): 1.0, ("wgmma", 128, 128): 0.85, ("wgmma", 128, 64): 0.6, ("mma", 64, 64): 0.4,
-    ("mma", 32, 64): 0.3, ("mma", 16, 32): 0.15,
-}  # fmt: skip
-"""mma.sync reaches less than two thirds of what Hopper's tensor cores can do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +163,7 @@ class _Menu:
             if i in out:
                 continue
             best = costs[i] = {}
-            for shape, speed in self._shapes(f).items():
+            for shape, speed in block_tiles(f, self.level, self.precision).items():
                 cost = sum(self._time(f, shape[1:], size) / speed for size in sizes)
                 best[shape[1]] = min(best.get(shape[1], (cost, shape)), (cost, shape))
         common = set[int].intersection(*map(set, costs.values())) if costs else set[int]()
@@ -187,15 +173,6 @@ class _Menu:
                 template, _, columns = best[height][1]
                 out[i] = StageTiling(template, self.forms[i].n, height, columns)
         return out
-
-    def _shapes(self, form: Contraction) -> Shapes:
-        if form.dtype.itemsize == 8:
-            return WIDE
-        if tensor_dtype(form) in NARROW:
-            return HOPPER if self.level.has_wgmma else TENSOR
-        if self.precision == "tf32" and tensor_dtype(form) is not None:
-            return TENSOR
-        return PLAIN
 
     def _time(self, form: Contraction, shape: tuple[int, int], size: Mapping[str, int]) -> float:
         """How long a block tile takes for all, in steps: waves of tiles times the sums of one."""
@@ -228,6 +205,17 @@ class _Menu:
         if load is None or stride(self.program, *load, form.n) != 1:
             return 1 if load is not None and stride(self.program, *load, form.k.name) == 1 else SECTOR // 4
         return SECTOR // unwidened(form.right).itemsize
+
+
+def block_tiles(form: Contraction, level: Level, precision: str) -> Shapes:
+    """The block tiles that a product of more than a few rows may have, and how fast each is."""
+    if form.dtype.itemsize == 8:
+        return WIDE
+    if tensor_dtype(form) in NARROW:
+        return HOPPER if level.has_wgmma else TENSOR
+    if precision == "tf32" and tensor_dtype(form) is not None:
+        return TENSOR
+    return PLAIN
 
 
 def _admits(guard: Guard, n: int) -> bool:

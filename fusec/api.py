@@ -146,10 +146,12 @@ def _plan(graph: Graph, fused: FusedGraph, options: Options, trace: Trace) -> Pl
     from fusec.lower.lower import lower
     from fusec.plan.pack import pack_weights
     from fusec.tiling.choose import menu, needed
+    from fusec.tiling.device.split import split_calls
 
     context = _context(options, trace)
     with trace.stage("lower") as counts:
         lowered = lower(fused, context, one_launch_per_op=not options.fuse)
+        lowered = split_calls(lowered, context.target, options.precision)
         counts.update(kernels=len(lowered.calls), programs=len(lowered.programs))
     for program in lowered.programs:
         trace.dump(program.name, "tile", program.__str__)

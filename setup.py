@@ -19,8 +19,12 @@ CORE = [
     "rich>=13",
     "platformdirs>=4",
 ]
-CUDA = ["cupy-cuda13x>=13.6", "nvidia-cuda-nvrtc>=13,<14"]
-CUDA_12 = ["cupy-cuda12x>=13.3", "nvidia-cuda-nvrtc-cu12>=12.4"]  # for drivers before 580
+CUDA = ["cupy-cuda13x>=13.6", "nvidia-cuda-nvrtc>=13,<14", "nvidia-nvjitlink>=13,<14"]
+CUDA_12 = [  # for drivers before 580
+    "cupy-cuda12x>=13.3",
+    "nvidia-cuda-nvrtc-cu12>=12.4",
+    "nvidia-nvjitlink-cu12>=12.4",
+]
 BENCH = ["onnxruntime>=1.20", "threadpoolctl>=3.5"]
 RIVALS = [*BENCH, "openvino>=2024.4"]
 TEST = [

@@ -11,7 +11,7 @@ from bench.gpu.lab import Lab
 from bench.machine import machine
 
 _ASKED = "driver_version,clocks.max.sm,clocks.max.memory,power.limit,ecc.mode.current,memory.total,mig.mode.current"
-_PACKAGES = ("cupy-cuda13x", "cupy-cuda12x", "nvidia-cuda-nvrtc", "torch", "triton")
+_PACKAGES = ("cupy-cuda13x", "cupy-cuda12x", "nvidia-cuda-nvrtc", "nvidia-nvjitlink", "torch", "triton")
 
 
 def environment(lab: Lab) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What NVRTC makes of whole models, on any machine: how long it takes, and what registers, stack and spills the code has.
 
-    python -m bench.gpu.modules [--levels sm_80,sm_90] [NAME ...]
+    python -m bench.gpu.modules [--levels sm_80,sm_90] [--types f32,bf16,f16] [NAME ...]
 
-A region's module is compiled cold, in a process of its own, whose CPU seconds are counted: they say more than the clock where
+A region's module is compiled cold, in processes of its own, whose CPU seconds are counted: they say more than the clock where
 other work is going on. `saved` are bytes of registers that a body saves for the task loop at each call. Exit code 1 where code
 spills or has other problems that kernels/cuda/lint.py looks for.
 """
@@ -14,9 +14,13 @@ import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
-from bench.models.standard import STANDARD
+from bench.models.narrow import NAMES as NARROW
+from bench.models.narrow import narrowed
+from bench.models.standard import STANDARD, bert_base
+from bench.models.vision import resnet50
 from fusec import api
 from fusec.kernels.cuda import lint, nvrtc
 from fusec.kernels.cuda.abi import ENTRY
@@ -28,6 +32,8 @@ from fusec.plan.plan import Plan, RegionStep
 from fusec.schedule.region import bind_calls
 
 MODELS = ("bert_base", "resnet50", "gpt2_decode", "minilm", "detector", "unet")
+LARGE = {"bert_base_b8": bert_base(8), "resnet50_b16": lambda: resnet50(batch=16)}
+"""Enough rows for wgmma, by name."""
 SYMBOLS = {"past": 128}
 """Values of the sizes that models leave open."""
 
@@ -81,16 +87,19 @@ def main() -> int:
     """Print a line for each region, and below it what is wrong with it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--levels", default="sm_80,sm_90")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"by default {', '.join(MODELS)}")
+    parser.add_argument("--types", default="f32", help="f32, bf16 and f16, separated by commas")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"by default {', '.join(MODELS)}; also {', '.join(LARGE)}"
+    )
     options = parser.parse_args()
     worst = 0
     for name in options.names or MODELS:
-        made = STANDARD[name]().model()
-        for level in options.levels.split(","):
-            for b in modules(made, level, SYMBOLS):
+        wide = (LARGE | STANDARD)[name]().model()
+        for dtype, level in product(options.types.split(","), options.levels.split(",")):
+            for b in modules(narrowed(wide, dtype) if dtype in NARROW else wide, level, SYMBOLS):
                 print(
-                    f"{name} {level}: {b.bodies} bodies, {b.seconds:.1f} CPU s, {b.size >> 10} KiB, {b.registers} registers, "
-                    f"{b.saved} bytes saved, {len(b.problems)} problems",
+                    f"{name} {dtype} {level}: {b.bodies} bodies, {b.seconds:.1f} CPU s, {b.size >> 10} KiB, "
+                    f"{b.registers} registers, {b.saved} bytes saved, {len(b.problems)} problems",
                     *b.problems, sep="\n    ", flush=True,
                 )  # fmt: skip
                 worst |= bool(b.problems)

@@ -86,7 +86,8 @@ def _build(plan: Plan, trace: Trace) -> list[str]:
         api.open_session(plan, threads=1, trace=trace)
         return []
     if plan.target.kind == "cuda" and not nvrtc.is_installed():
-        return [f"  no machine code for {plan.target} was made, NVRTC is not installed: pip install nvidia-cuda-nvrtc"]
+        told = "NVRTC or nvJitLink is not installed: pip install nvidia-cuda-nvrtc nvidia-nvjitlink"
+        return [f"  no machine code for {plan.target} was made, {told}"]
     with trace.stage("codegen"):
         made = build_ahead(plan, api.open_cache())
     modules, kernels = plural(made.modules, "module"), plural(made.classes, "kernel")

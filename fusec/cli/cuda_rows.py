@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fusec.kernels.cuda import machine, nvrtc
+from fusec.kernels.cuda import linker, machine, nvrtc
 from fusec.kernels.cuda.levels import LEVELS
 
 Row = tuple[str, str, str, str]
@@ -71,9 +71,13 @@ def _cupy(found: machine.Driver) -> Row:
 
 def _nvrtc() -> Row:
     if not nvrtc.is_installed():
-        return "NVRTC", "absent", "-", "what compiles kernels for a GPU: pip install nvidia-cuda-nvrtc"
-    major, minor = nvrtc.version()
-    return "NVRTC", "ok", f"{major}.{minor}", "compiles for every level, also without a device"
+        missing = "nvidia-nvjitlink" if not linker.is_installed() else "nvidia-cuda-nvrtc"
+        return "NVRTC", "absent", "-", f"what compiles kernels for a GPU: pip install {missing}"
+    (major, minor), linked = nvrtc.version(), linker.version()
+    value = f"{major}.{minor}, nvJitLink {linked[0]}.{linked[1]}"
+    if linked < (major, minor):
+        return "NVRTC", "limited", value, "the linker is older than the compiler: pip install -U nvidia-nvjitlink"
+    return "NVRTC", "ok", value, "compiles for every level, also without a device"
 
 
 def _compiler() -> Row:

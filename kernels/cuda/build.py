@@ -1,4 +1,4 @@
-"""Modules for sets of kernels: one translation unit of all their classes, compiled, with what calling each body needs.
+"""Modules for sets of kernels: all their classes and the task loop, compiled, with what calling each body needs.
 
 What the cache holds is found by the classes, the level, the compiler and our own code generator, so that a session whose
 modules are all there emits nothing.
@@ -16,7 +16,7 @@ from typing import Any
 from fusec.cache import ObjectCache
 from fusec.ir.dim import parse_dim
 from fusec.kernels.backend import EMULATED, Body, ModuleCode
-from fusec.kernels.cuda import nvrtc
+from fusec.kernels.cuda import linker, nvrtc
 from fusec.kernels.cuda.abi import ENTRY
 from fusec.kernels.cuda.kernel_class import class_key
 from fusec.kernels.cuda.module import headers_hash, module_text
@@ -53,7 +53,7 @@ def _made(classes: dict[str, Kernel], target: Target, wide: bool, cache: ObjectC
 
         code = emulator.link(text, target.level.removesuffix(EMULATED), cache)
     else:
-        code = nvrtc.build(text, target.level).code
+        code = nvrtc.build(text, target.level, cache).code
     bodies = {key: Body(i, source) for i, (key, source) in enumerate(sources.items())}
     return ModuleCode(code, text.entry, bodies)
 
@@ -69,7 +69,7 @@ def _compiler(target: Target) -> str:
         from fusec.kernels.cuda.emulator import build as emulator
 
         return emulator.fingerprint()
-    return str(nvrtc.version())
+    return f"{nvrtc.version()} {linker.version()}"
 
 
 def _encoded(built: ModuleCode) -> bytes:

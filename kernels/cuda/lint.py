@@ -33,21 +33,23 @@ class Usage:
     shared: int
 
 
+_FUNCTION = r"Function properties for '?([\w$.]+)"
 SAVED_BYTES = 32
 """Of stack that a function may have, to save registers for the task loop (FX_ABI in device/types.cuh): 7 at each call."""
 
 
 def usage(log: str) -> dict[str, Usage]:
-    """Kernel -> its resources, from what `ptxas -v` wrote; what it calls is counted in."""
-    out, name, frame = dict[str, Usage](), "", (0, 0, 0)
+    """Kernel -> its resources, from what ptxas or the linker wrote; what it calls is counted in, but for spills."""
+    out, name, own = dict[str, Usage](), "", frames(log)
     for line in log.splitlines():
-        if m := re.search(r"Function properties for (\S+)", line):
+        if m := re.search(_FUNCTION, line):
             name = m[1]
-        elif found := _frame(line):
-            frame = found
-        elif m := re.search(r"Used (\d+) registers", line):
-            shared = re.search(r"(\d+) bytes smem", line)
-            out[name] = Usage(int(m[1]), *frame, int(shared[1]) if shared else 0)
+        elif m := re.search(r"\b[Uu]sed (\d+) registers", line):
+            stack, stores, loads = own.get(name, (0, 0, 0))
+            shared, called = (re.search(rf"(\d+)(?: bytes)? {what}\b", line) for what in ("smem", "stack"))
+            out[name] = Usage(
+                int(m[1]), int(called[1]) if called else stack, stores, loads, int(shared[1]) if shared else 0
+            )
     return out
 
 
@@ -55,7 +57,7 @@ def frames(log: str) -> dict[str, tuple[int, int, int]]:
     """Function, kernels among them -> bytes of its own stack, of spills stored and of spills loaded."""
     out, name = dict[str, tuple[int, int, int]](), ""
     for line in log.splitlines():
-        if m := re.search(r"Function properties for (\S+)", line):
+        if m := re.search(_FUNCTION, line):
             name = m[1]
         elif found := _frame(line):
             out[name] = found

@@ -1,4 +1,4 @@
-"""A module: the headers, the bodies of the kernel classes of a region, and the task loop as one translation unit."""
+"""A module: the headers, the bodies of the kernel classes of a region, and the task loop as translation units."""
 
 from __future__ import annotations
 
@@ -15,42 +15,52 @@ DEVICE = Path(__file__).parent / "device"
 PRELUDE = ("types.cuh", "sync.cuh", "memory.cuh", "tasks.cuh")
 """Headers that every module starts with; bodies ask for others by `Source.includes`."""
 
-WGMMA = "wgmma"
-"""What bodies contain that must be part of the kernel: a call around it would let every product wait for the one before (the
-warning C7510)."""
-
 
 @dataclass(frozen=True, slots=True)
 class ModuleText:
-    """What a compiler gets: the text, the kernel in it, and whether indices have 64 bits."""
+    """What compilers get: translation units, the last of them with the kernel, which may stand together in one; its name; and
+    whether indices have 64 bits."""
 
-    text: str
+    units: tuple[str, ...]
     entry: str
     wide: bool
 
+    @property
+    def text(self) -> str:
+        """All in one."""
+        return "".join(self.units)
+
 
 def module_text(bodies: Sequence[Source], *, wide: bool = False, includes: Sequence[str] | None = None) -> ModuleText:
-    """One translation unit of tile bodies; body i is what rows call kernel i.
+    """The translation units of tile bodies and the task loop; body i is what rows call kernel i.
 
-    Bodies are functions that the kernel calls, once a tile, so that ptxas takes as long as for each alone: of one function of
-    everything it makes code that spills, in two to four times the time. Some are part of the kernel instead, a single one among
-    them; beside wgmma the compiler must be told who is called.
+    A body is a function that the kernel calls, once a tile, in a unit of its own: of one function of everything ptxas makes
+    code that spills, in two to four times the time, and where it sees wgmma together with calls, it lets every product wait
+    for the one before (its warnings C7509 and C7510). A single body is part of the kernel, and those that keep something are
+    in the kernel's unit, since the task loop calls more of them.
     `includes` are the headers that the bodies need beside the prelude, all of them where it is not given.
     """
     needed = [n for n in headers() if n not in PRELUDE] if includes is None else list(includes)
-    lines = ["#define FX_WIDE 1"] if wide else []
-    unique = {body.entry: body for body in bodies}
-    lines += [f'#include "{name}"' for name in (*PRELUDE, *needed)]
-    parts = {b.entry for b in unique.values() if len(unique) == 1 or WGMMA in b.text}
-    lines += [b.text if b.entry in parts else _function(b) for b in unique.values()]
-    call = "{0}(task);" if any(WGMMA in b.text for b in bodies) else "body = {0};"
-    calls = [f"{b.entry}(task);" if b.entry in parts else call.format(_called(b)) for b in bodies]
-    lines += [
+    head = "#define FX_WIDE 1\n" if wide else ""
+    head += "".join(f'#include "{name}"\n' for name in (*PRELUDE, *needed))
+    unique = {body.entry: body for body in bodies}.values()
+    if len(unique) == 1:
+        inside = "".join(body.text for body in unique)
+        calls = [f"{body.entry}(task);" for body in bodies]
+        return ModuleText((f"{head}{inside}{_kernel(bodies, calls)}",), ENTRY, wide)
+    apart = [f"{head}{_function(body)}" for body in unique if not body.kept]
+    inside = "".join(_function(body) if body.kept else f"{_heading(body)};\n" for body in unique)
+    calls = [f"body = {_called(body)};" for body in bodies]
+    return ModuleText((*apart, f"{head}{inside}{_kernel(bodies, calls)}"), ENTRY, wide)
+
+
+def _kernel(bodies: Sequence[Source], calls: Sequence[str]) -> str:
+    lines = [
         f"FX_KERNEL({ENTRY})(fx_frame* frame) {{",
         "    fx_walk(frame, [](int kernel, const fx_task& task) {",
         "        fx_body body = nullptr;",
         "        switch (kernel) {",
-        *(f"            case {i}: {calls[i]} break;" for i in range(len(bodies))),
+        *(f"            case {i}: {call} break;" for i, call in enumerate(calls)),
         "        }",
         "        if (body) fx_call(body, task);",
         "    }, [](int kernel) {",
@@ -63,13 +73,16 @@ def module_text(bodies: Sequence[Source], *, wide: bool = False, includes: Seque
         "    });",
         "}",
     ]
-    return ModuleText("\n".join(lines) + "\n", ENTRY, wide)
+    return "\n".join(lines) + "\n"
 
 
 def _function(body: Source) -> str:
     """A body as a function that is called. Its task comes by value, since a reference would lead to the stack."""
-    head = f"FX_NOINLINE void {_called(body)}(const fx_task task)"
-    return f"{body.text}{head} {{ {body.entry}(fx_with_shared(task)); }}\n"
+    return f"{body.text}{_heading(body)} {{ {body.entry}(fx_with_shared(task)); }}\n"
+
+
+def _heading(body: Source) -> str:
+    return f"FX_BODY({_called(body)})(const fx_task task)"
 
 
 def _called(body: Source) -> str:

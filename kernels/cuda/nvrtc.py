@@ -1,4 +1,4 @@
-"""NVIDIA's run-time compiler through ctypes: a module's text becomes a cubin. No driver and no GPU is needed.
+"""NVIDIA's run-time compiler through ctypes: the units of a module become a cubin. No driver and no GPU is needed.
 
 The library is called directly rather than through CuPy, which chooses the architecture itself (never sm_90a, which wgmma
 needs), asks for a device, and cuts the last byte off a cubin.
@@ -12,20 +12,23 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from fusec.cache import ObjectCache
 from fusec.errors import CompileError
-from fusec.kernels.cuda import nvrtc_worker
+from fusec.kernels.cuda import libraries, linker, nvrtc_worker
 from fusec.kernels.cuda.levels import LEVELS
 from fusec.kernels.cuda.module import ModuleText, headers, headers_hash
 
 HINT = "pip install 'nvidia-cuda-nvrtc>=13,<14'"
 TIMEOUT_S = 900.0
 _LOG_SECTION = b"\0log\0"
+_processes = threading.BoundedSemaphore(os.cpu_count() or 1)
+"""Compilers at work at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +40,8 @@ class Cubin:
 
 
 def is_installed() -> bool:
-    """Whether the compiler's library is there."""
-    return _library_or_why()[0] is not None
+    """Whether the libraries of the compiler and of the linker are there."""
+    return _library_or_why()[0] is not None and linker.is_installed()
 
 
 def version() -> tuple[int, int]:
@@ -49,9 +52,10 @@ def version() -> tuple[int, int]:
         raise CompileError(f"NVRTC does not tell its version: {e}") from e
 
 
-def options(level: str) -> tuple[str, ...]:
-    """All options that change code, stated rather than left to defaults."""
+def options(level: str, *, linked: bool = False) -> tuple[str, ...]:
+    """All options that change code, stated rather than left to defaults; `linked` for a unit among others."""
     return (
+        *(("--relocatable-device-code=true",) if linked else ()),
         f"--gpu-architecture={LEVELS[level].architecture}",
         "--std=c++17",
         "--device-as-default-execution-space",
@@ -65,16 +69,31 @@ def options(level: str) -> tuple[str, ...]:
 
 
 def build(module: ModuleText, level: str, kept: ObjectCache | None = None) -> Cubin:
-    """The cubin of a module for a level, from the cache where it is there. CompileError where the compiler refuses it."""
+    """The cubin of a module for a level, its units from the cache where they are there, compiled at the same time where not.
+
+    CompileError where compiler or linker refuse it.
+    """
     if level not in LEVELS:
         raise CompileError(f"no CUDA level {level!r}", hint=f"known: {', '.join(LEVELS)}")
-    digest = hashlib.sha256(module.text.encode()).hexdigest()
-    key = " ".join(("cuda", *options(level), str(version()), headers_hash(), digest))
+    flags = options(level, linked=len(module.units) > 1)
+    if len(module.units) == 1:
+        return _unit(module.text, flags, kept)
+    with ThreadPoolExecutor(len(module.units), "fusec-nvrtc") as pool:
+        parts = list(pool.map(lambda text: _unit(text, flags, kept), module.units))
+    code, log = linker.link([p.code for p in parts], LEVELS[level].architecture)
+    return Cubin(code, "\n".join([*(p.log for p in parts), log]))
+
+
+def _unit(text: str, flags: Sequence[str], kept: ObjectCache | None) -> Cubin:
+    """The machine code of a translation unit, from the cache where it is there."""
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    key = " ".join(("cuda", *flags, str(version()), headers_hash(), digest))
     found = kept.get(key) if kept is not None else None
     if found is not None:
         code, _, log = found.rpartition(_LOG_SECTION)
         return Cubin(code, log.decode("utf-8", "replace"))
-    cubin = compile_text(module.text, options(level))
+    with _processes:
+        cubin = compile_text(text, flags)
     if kept is not None:
         kept.put(key, cubin.code + _LOG_SECTION + cubin.log.encode())
     return cubin
@@ -129,24 +148,4 @@ def _library() -> nvrtc_worker.Library:
 
 @cache
 def _library_or_why() -> tuple[nvrtc_worker.Library | None, str]:
-    why = "no libnvrtc among the installed packages, in CUDA_PATH or where the system looks"
-    for path in _candidates():
-        try:
-            return nvrtc_worker.Library(path), ""
-        except (OSError, AttributeError) as e:
-            if os.path.sep in path:
-                why = f"{path} cannot be used: {e}"
-    return None, why
-
-
-def _candidates() -> Iterator[str]:
-    """Where the library may be, the newest first: wheels (cu13, then cu12), CUDA_PATH, the loader's own places."""
-    pattern = "nvrtc64_*.dll" if sys.platform == "win32" else "libnvrtc.so*"
-    folders = [
-        Path(p) / "nvidia" / part for p in sys.path for part in ("cu13/lib", "cuda_nvrtc/lib", "cu13/bin/x86_64")
-    ]
-    if root := os.environ.get("CUDA_PATH") or os.environ.get("CUDA_HOME"):
-        folders += [Path(root) / "lib64", Path(root) / "lib", Path(root) / "bin"]
-    for folder in folders:
-        yield from (str(p) for p in sorted(folder.glob(pattern), reverse=True) if ".alt" not in p.name)
-    yield from ("libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so")
+    return libraries.first("nvrtc", nvrtc_worker.Library)

@@ -138,7 +138,7 @@ def with_bug(kernel: Kernel, bug: str) -> ModuleText:
     module = module_text([emit(kernel, HOPPER)])
     line = f'#include "{name}"'
     assert line in module.text
-    return ModuleText(module.text.replace(line, text.replace(right, wrong)), module.entry, module.wide)
+    return ModuleText((module.text.replace(line, text.replace(right, wrong)),), module.entry, module.wide)
 
 
 def is_right(bug: str, emulation: Emulation) -> bool:

@@ -25,6 +25,7 @@
 #define FX_DEVICE static inline
 #define FX_ABI
 #define FX_NOINLINE static __attribute__((noinline))
+#define FX_BODY(name) FX_NOINLINE void name
 #define FX_OF_BLOCK
 #define FX_KEEPS_OF_BLOCK true
 #define FX_UNROLL
@@ -40,6 +41,7 @@
 #define FX_ABI
 #endif
 #define FX_NOINLINE FX_ABI static __device__ __noinline__
+#define FX_BODY(name) FX_ABI extern "C" __device__ __noinline__ void name  // linked with the kernel
 #define FX_OF_BLOCK __shared__
 #define FX_KEEPS_OF_BLOCK (threadIdx.x == 0)
 #define FX_UNROLL _Pragma("unroll")

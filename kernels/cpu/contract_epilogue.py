@@ -1,7 +1,8 @@
 """What becomes of the product: lets and stores, from registers where they are short, else from a tile of results.
 
 From registers a result never touches memory before it is final, which counts where sums are short. It takes whole panels;
-what a tile has of others, and longer epilogues, go through the tile of results and an ordinary loop nest.
+what a tile has of others, and longer epilogues, go through the tile of results and an ordinary loop nest. So does what is
+stored column by column, as an image with its channels in front is: squares of the tile are turned around.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from fusec.ir.expr import TRANSCENDENTAL, Load, Prim, cast, walk
 from fusec.kernels.cpu.builder import Value
 from fusec.kernels.cpu.context import Storage
 from fusec.kernels.cpu.contract_context import ContractContext
+from fusec.kernels.cpu.contract_form import stores_columns
 from fusec.kernels.cpu.expression import Point
 from fusec.kernels.cpu.nest import emit_nest
 from fusec.kernels.kernel import StageTiling
@@ -32,7 +34,8 @@ class Epilogue:
         self.pitch = pitch
         self.row = state.ctx.slot(pitch)
         self.results = state.ctx.scratch(pitch * (chunk * state.form.dtype.itemsize))
-        self.in_registers = self._is_short()
+        self.turned = stores_columns(state.ctx.program, state.form)
+        self.in_registers = self._is_short() and not self.turned
         self._point = Point(state.ctx, state.form.n, state.shape.lanes)
 
     def _is_short(self) -> bool:
@@ -109,4 +112,8 @@ class Epilogue:
         s.ctx.add_storage(name, Storage(self.results, form.dtype, shape, offset))
         result = Let(form.fold, cast(Load(name, index, form.dtype), form.result))
         axes = (*form.batch, *((form.m,) if form.m else ()), form.n)
-        emit_nest(s.ctx, Stage(axes, (), (result, *form.epilogue)), StageTiling("nest", form.n))
+        stage = Stage(axes, (), (result, *form.epilogue))
+        if self.turned:
+            emit_nest(s.ctx, stage, StageTiling("nest", form.m, s.ctx.isa.lanes), turned=form.n)
+        else:
+            emit_nest(s.ctx, stage, StageTiling("nest", form.n))

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fusec.ir.dim import Extent, ceildiv, product, symbol, symbols_of
+from fusec.ir.dim import Dim, Extent, ceildiv, linear, product, symbol, symbols_of
 from fusec.ir.expr import Const, Expr, Index, Load, Prim, Ref, cast, replace_refs, walk
 from fusec.ir.types import DType
-from fusec.tile.program import Axis, Fold, Let, Stage, Statement, Store
+from fusec.tile.program import Axis, Fold, Let, Stage, Statement, Store, TileProgram
 
 ACCUMULATORS = {
     DType.F32: DType.F32, DType.F16: DType.F32, DType.BF16: DType.F32, DType.F64: DType.F64,
@@ -186,6 +186,22 @@ def panel_load(c: Contraction) -> str | None:
     own = {c.n, *(a.name for a in c.folds)}
     free = not any(symbols_of(i) & own for i in (*batch, n - symbol(c.n)))
     return operand if free and k == c.place else None
+
+
+def stores_columns(program: TileProgram, c: Contraction) -> bool:
+    """Whether all that is stored is contiguous along the rows and not along the columns, as an image with its channels in
+    front is."""
+    stores = [s for s in c.epilogue if isinstance(s, Store)]
+    for s in stores:
+        operand, place = program.operand[s.operand], dict[str, Extent]()
+        for i, n in zip(s.index, operand.shape, strict=True):
+            split = linear(i, [c.m, c.n]) if isinstance(i, int | Dim) else None
+            if split is None:
+                return False
+            place = {a: place.get(a, 0) * n + split[1].get(a, 0) for a in (c.m, c.n)}
+        if operand.role == "local" or place[c.m] != 1 or place[c.n] in (0, 1):
+            return False
+    return bool(stores and c.m)
 
 
 _EXPRESSIONS = (Const, Ref, Index, Load, Prim)

@@ -37,13 +37,14 @@ BROAD = 4
 """Stores from which on a body has enough independent work in one vector; more would only not fit into registers."""
 
 
-def emit_nest(ctx: Context, stage: Stage, tiling: StageTiling, past_end: bool = False) -> None:
+def emit_nest(ctx: Context, stage: Stage, tiling: StageTiling, past_end: bool = False, turned: str = "") -> None:
     """Emit a stage at the builder's position, for the current tile.
 
     `past_end`, of 64-bit elements: lanes run along the rows that their axis is split into (merged.py), and the last vector of
-    each may store past its end, where what belongs there is stored later.
+    each may store past its end, where what belongs there is stored later. `turned` names the axis along which what is loaded
+    is contiguous (squares.py), where that is no operand of the program.
     """
-    Nest(ctx, stage, tiling, past_end).emit()
+    Nest(ctx, stage, tiling, past_end, turned).emit()
 
 
 COLUMNS, REST = 8, 2
@@ -54,7 +55,9 @@ lines, four of them at a time (0.4 of the time of two lines for 64 rows of 16384
 class Nest:
     """One stage being emitted."""
 
-    def __init__(self, ctx: Context, stage: Stage, tiling: StageTiling, past_end: bool = False) -> None:
+    def __init__(
+        self, ctx: Context, stage: Stage, tiling: StageTiling, past_end: bool = False, turned: str = ""
+    ) -> None:
         self.ctx = ctx
         self.b = ctx.b
         self.lane = tiling.lane
@@ -83,7 +86,9 @@ class Nest:
         self.windows = windows(ctx.program, self.stage, self.point.extents, self.lane)
         self.body = one_point(self.stage, self.windows, self._copies())
         self.axes = [a for a in self.stage.axis_names if a not in apart]
-        self.turned = turned_axis(ctx.program, self.stage, self.lane) if tiling.rows > 1 else ""
+        self.turned = turned
+        if not turned and tiling.rows > 1:
+            self.turned = turned_axis(ctx.program, self.stage, self.lane)
         if self.turned in [s.row for s in splits]:
             self.turned = ""
         if self.turned:

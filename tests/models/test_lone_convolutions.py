@@ -26,12 +26,17 @@ SIZES = {
     "whole panels": (2, 16, 12),
     "14 x 14": (1, 14, 14),
     "wide": (1, 3, 117),
+    "many pixels": (2, 41, 59),
 }
 CASES: dict[str, dict[str, Any]] = {
     "single pixels": {"channels": 8, "filters": 12},
     "single pixels of odd channels": {"channels": 7, "filters": 5},
     "single pixels of one channel": {"channels": 1, "filters": 3},
     "single pixels of many channels": {"channels": 65, "filters": 67},
+    "windows in strides": {"channels": 9, "filters": 20, "kernel": 3, "strides": [2, 2], "pads": [1, 1, 1, 1]},
+    "windows of few channels": {"channels": 3, "filters": 33, "kernel": 5, "pads": [2, 2, 2, 2]},
+    "windows in strides of one channel": {"channels": 1, "filters": 8, "kernel": 3, "strides": [2, 1], "pads": [1] * 4},
+    "groups": {"channels": 24, "filters": 40, "kernel": 3, "groups": 2, "pads": [1, 1, 1, 1]},
 }
 
 

@@ -87,6 +87,18 @@ def lstm() -> ModelProto:
     return model(nodes, [("x", ["T", 2, 16])], [("y", ["T", 1, 2, 32]), ("h", [1, 2, 32])], weights)
 
 
+def slices() -> ModelProto:
+    """Long folds of few tasks, one after the other: of a product and of a row, whose lengths share no divisor with blocks."""
+    nodes = [
+        h.make_node("MatMul", ["x", "w"], ["a"]),
+        h.make_node("Relu", ["a"], ["b"]),
+        h.make_node("Reshape", ["b", "all"], ["c"]),
+        h.make_node("Softmax", ["c"], ["y"], axis=-1),
+    ]
+    weights = {"w": numbers(257, 24), "all": np.array([1, -1])}
+    return model(nodes, [("x", [20, 257])], [("y", [1, 480])], weights)
+
+
 MODELS = {
     "mlp": (mlp, [{"x": numbers(n, 64)} for n in (33, 1, 8)]),
     "softmax": (softmax, [{"x": numbers(n, 37)} for n in (5, 300)]),
@@ -94,5 +106,6 @@ MODELS = {
     "table": (table, [{"i": np.array([0, 4, -1, 2]), "x": numbers(4, 8)}, {"i": np.zeros(0, int), "x": numbers(0, 8)}]),
     "host step": (with_host_step, [{"x": numbers(7, 4)}]),
     "chain": (chain, [{"x": numbers(n, 96)} for n in (40, 1)]),
+    "slices": (slices, [{"x": numbers(20, 257)}]),
     "lstm": (lstm, [{"x": numbers(n, 2, 16)} for n in (5, 1)]),
 }

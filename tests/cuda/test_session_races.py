@@ -31,9 +31,10 @@ from session_models import MODELS
 
 import fusec
 from fusec.kernels.cuda.emulator import build, device
-from fusec.tiling.device import resident
+from fusec.tiling.device import resident, split
 
 resident.WIDTHS = (8,)  # so that the steps of small layers are shared, too
+split.HAND_OVER, split.GAIN, split.SHORTEST, split.SHORTEST_ROW = 0.0, 1e3, 32, 64  # and small folds sliced
 build.link = functools.partial(build.link, sanitizer={sanitizer!r})
 fingerprint = build.fingerprint()
 build.fingerprint = lambda: fingerprint + {sanitizer!r}
@@ -80,7 +81,7 @@ def check(names, sanitizer="", seed=0):
     assert "finished" in done.stdout, (done.stdout + done.stderr)[-4000:]
 
 
-@pytest.mark.parametrize("names", [["mlp"], ["conv"], ["softmax"]], ids="+".join)
+@pytest.mark.parametrize("names", [["mlp"], ["conv"], ["softmax"], ["slices"]], ids="+".join)
 def test_no_two_threads_touch_the_same_without_order(names):
     check(names, "thread")
 
@@ -91,7 +92,7 @@ def test_no_two_threads_touch_the_same_without_order_in_more_models(names):
     check(names, "thread")
 
 
-@pytest.mark.parametrize("names", [["mlp", "softmax", "table"]], ids="+".join)
+@pytest.mark.parametrize("names", [["mlp", "softmax", "table", "slices"]], ids="+".join)
 def test_nobody_reads_or_writes_outside(names):
     check(names, "address")
 
@@ -104,4 +105,4 @@ def test_nobody_reads_or_writes_outside_in_more_models(names):
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_any_order_of_threads_gives_the_answers(seed):
-    check(["mlp", "chain", "lstm"], seed=seed)
+    check(["mlp", "chain", "lstm", "slices"], seed=seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from shared_module import SharedModule
@@ -9,11 +11,23 @@ from split_models import CASES, Case, product
 
 import fusec
 from fusec import api
+from fusec.errors import BugError
+from fusec.kernels.cuda import lint, nvrtc
+from fusec.kernels.cuda.emit import emit
+from fusec.kernels.cuda.emulator.device import Emulation
+from fusec.kernels.cuda.kernel_class import class_key
 from fusec.kernels.cuda.machine import compiler
+from fusec.kernels.cuda.module import module_text
 from fusec.kernels.steps import RegionStep
 from fusec.plan.file import save
 from fusec.plan.plan import Plan
+from fusec.runtime.device import binding
+from fusec.schedule.device import schedule_device
+from fusec.schedule.region import BoundRegion, bind_calls
+from fusec.schedule.schedule import CALL, WAITS, Schedule
+from fusec.schedule.validate import validate
 from fusec.target import Target
+from fusec.tiling.cost import tile_microseconds
 from fusec.tiling.device import split
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C++ compiler to emulate a device with")
@@ -118,3 +132,56 @@ def test_what_is_worth_slices(rows, depth, columns, count):
         params = dict(call.params)
         assert params["S"] * params["L"] == depth
         assert params["S"] <= blocks
+
+
+def region_of(plan: Plan) -> BoundRegion:
+    (step,) = plan.steps
+    return bind_calls(step, plan.kernels, {}, plan.values, plan.root)
+
+
+def without_waits(schedule: Schedule, call: int) -> Schedule:
+    """The schedule with a call that waits for nothing."""
+    tasks = schedule.tasks.copy()
+    mine = tasks[:, CALL] == call
+    assert tasks[mine, WAITS].any()
+    tasks[mine, WAITS] = 0
+    return replace(schedule, tasks=tasks)
+
+
+def test_a_sum_that_does_not_wait_for_its_parts_is_refused(monkeypatch):
+    for name, value in SMALL.items():
+        monkeypatch.setattr(split, name, value)
+    plan = plan_of(CASES["product"](), "cuda:sm_80")
+    region = region_of(plan)
+    schedule = schedule_device(region, 8, lambda k: tile_microseconds(k, plan.target))
+    validate(schedule, region)
+    with pytest.raises(BugError, match="may start before"):
+        validate(without_waits(schedule, 1), region)
+
+
+@needs_compiler
+def test_a_sum_that_does_not_wait_for_its_parts_shows(opened, monkeypatch):
+    cases, plans, shared = opened
+    case = cases["product"]
+    plan = plans["product", True]
+    monkeypatch.setattr(binding, "schedule_device", lambda *a: without_waits(schedule_device(*a), 1))
+    device = shared.session(plan, threads=7).opened.device
+    wrong = []
+    for seed in (1, 2, 3, 4):
+        monkeypatch.setattr(device, "emulation", Emulation(seed=seed, lazy=True, poison=True))
+        got = shared.session(plan, threads=7).run(case.feeds)["y"]
+        wrong.append(not np.allclose(got, case.want, rtol=1e-3, atol=1e-3))
+    assert any(wrong)
+
+
+@pytest.mark.skipif(not nvrtc.is_installed(), reason="NVRTC is not installed")
+@pytest.mark.parametrize("level", ["sm_80", "sm_90"])
+def test_sliced_folds_do_not_spill(level, monkeypatch):
+    for name, value in SMALL.items():
+        monkeypatch.setattr(split, name, value)
+    target = Target("cuda", level)
+    plans = [plan_of(CASES[name](), target) for name in ("gemv", "product, odd depth", "product f16", "softmax")]
+    kernels = [k for p in plans for menu in p.kernels.values() for k in menu]
+    found = {class_key(k, target): k for k in kernels}
+    cubin = nvrtc.build(module_text([emit(k, target) for k in found.values()]), level)
+    assert lint.problems(cubin) == ()

@@ -13,11 +13,12 @@ from fusec.errors import BugError
 from fusec.ir.expr import TRANSCENDENTAL, Expr, Prim, Ref, walk
 from fusec.kernels.cpu.arg_extremes import in_two_passes
 from fusec.kernels.cpu.blocks import Body, one_point, side_by_side
-from fusec.kernels.cpu.builder import Value
+from fusec.kernels.cpu.builder import Value, constant
 from fusec.kernels.cpu.context import Context
 from fusec.kernels.cpu.expression import Point
 from fusec.kernels.cpu.fold import Accumulator
-from fusec.kernels.cpu.joined import stores_inside
+from fusec.kernels.cpu.interior import interior
+from fusec.kernels.cpu.joined import lent_by_outputs, stores_inside
 from fusec.kernels.cpu.merged import split_merged
 from fusec.kernels.cpu.powers import BELOW, BESIDE, bound_powers
 from fusec.kernels.cpu.ranges import Ranges
@@ -177,7 +178,64 @@ class Nest:
             self._body()
             return []
 
-        self.lane_region([], body, body)
+        inner = None if self.rows or self.past_end or self.point.turned else self._interior()
+        if inner is None:
+            self.lane_region([], body, body)
+        else:
+            self._two_ways(*inner)
+
+    def _interior(self) -> tuple[Body, Range] | None:
+        """The body for the interior of the lane axis, and where that is, if it differs from the body elsewhere."""
+        return None if self.stores else interior(self.ctx.program, self.body, self.lane, self.point.extents)
+
+    def _two_ways(self, inner: Body, where: Range) -> None:
+        """The loop along the lane axis where vectors in its interior run another body: several of them at a time; others go
+        one by one. The last one ends where the row does, and computes some points again, which stays inside more often than a
+        partial one and needs no masks."""
+        b, point, lanes, outer = self.b, self.point, self.lanes, self.body
+        low, high = self._lane_bounds()
+        size = b.sub(high, low)
+        again = b.compare("sge", size, b.i64(lanes)) if self._may_repeat() else constant("i1", False)
+
+        def run(body: Body, bases: Sequence[Value], mask: Value | None = None, left: Value | None = None) -> None:
+            self.body = body
+            point.assume(body.inside, point.shares_pointers, point.turned)
+            point.at_lanes(bases, mask, left)
+            self._body()
+
+        def region() -> list[Value]:
+            before, loops = b.block, b.new_block("lanes")
+            b.jump(loops)
+            b.enter(loops)
+            with point.inside_lanes(before):
+                first, last = (point.extent(x) for x in where)
+                whole = b.select(again, high, b.add(low, self._multiple(size, lanes)))
+                final, step = b.sub(whole, b.i64(lanes)), lanes * inner.copies
+                end = b.smin(whole, last)
+                with b.loop(low, whole, lanes, hint="full") as loop:
+                    base = b.smin(loop.index, final)
+                    bases = [b.add(base, b.i64(k * lanes)) for k in range(inner.copies)]
+                    below = b.compare("sle", b.add(base, b.i64(step)), end)
+                    fits = b.op("and", below, b.compare("sge", base, first))
+                    b.either(fits, lambda: run(inner, bases), lambda: run(outer, bases[:1]))
+                    loop.step = b.select(fits, b.i64(step), b.i64(lanes))
+                with b.loop(whole, high, lanes, hint="part") as rest:
+                    left = b.sub(high, rest.index)
+                    run(outer, [rest.index], self._first_lanes(left), left)
+            return []
+
+        b.when(b.compare("slt", low, high), region, [])
+
+    def _may_repeat(self) -> bool:
+        """Whether a point may be computed twice: it reads nothing that the stage writes."""
+        lent = lent_by_outputs(self.ctx.program)
+        read = {lent.get(x.operand, x.operand) for x in self.stage.loads()}
+        return not self.stage.scattered and read.isdisjoint(s.operand for s in self.stage.stores)
+
+    def _first_lanes(self, count: Value) -> Value:
+        """A mask of so many lanes."""
+        b, lanes = self.b, self.lanes
+        return b.compare("slt", b.iota(lanes, "i32"), b.splat(b.convert("trunc", count, "i32"), lanes))
 
     def lane_region(
         self,
@@ -210,9 +268,7 @@ class Nest:
                     states = list(loop.results)
                 with b.loop(border, high, lanes, states, hint="part") as rest:
                     left = b.sub(high, rest.index)
-                    count = b.splat(b.convert("trunc", left, "i32"), lanes)
-                    mask = b.compare("slt", b.iota(lanes, "i32"), count)
-                    point.at_lanes([rest.index], mask, left)
+                    point.at_lanes([rest.index], self._first_lanes(left), left)
                     rest.next = partial(rest.carried)
             return list(rest.results)
 

@@ -37,6 +37,8 @@ from fusec.kernels.cuda.nest import emit_nest
 from fusec.kernels.cuda.product import TEMPLATES, emit_product
 from fusec.kernels.cuda.resident import ResidentStages
 from fusec.kernels.cuda.resident_shape import TEMPLATE as RESIDENT
+from fusec.kernels.cuda.scan import TEMPLATE as SCAN
+from fusec.kernels.cuda.scan import emit_scan
 from fusec.kernels.cuda.stream import emit_stream
 from fusec.kernels.cuda.turn import emit_turn
 from fusec.kernels.kernel import Kernel, Source
@@ -71,6 +73,9 @@ def _emit_stages(ctx: Context, kernel: Kernel) -> ResidentStages | None:
     tilings = kernel.tiling.stages
     if tilings[0].template == "stream":
         emit_stream(ctx, tilings[0])
+        return None
+    if tilings[0].template == SCAN:
+        emit_scan(ctx)
         return None
     resident = ResidentStages(ctx, tilings) if any(t.template == RESIDENT for t in tilings) else None
     if resident is not None:

@@ -2,8 +2,9 @@
 
 Templates: "points", a thread computes whole points; "warp", the lanes of a warp share the folds of a point; "block", all
 threads share the folds of a point; "columns", lanes are points along the lane axis and the warps share their folds. Consecutive
-threads take neighbours along the lane axis, or along the last fold axis. The merge of a fold follows the same tree whatever the
-grid is, so results do not depend on it.
+threads take neighbours along the lane axis, or along the last fold axis. Points that must follow each other are a loop of the
+thread, the warp or the block that computes them: what one stores the next one sees. The merge of a fold follows the same tree
+whatever the grid is, so results do not depend on it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from fusec.tile.program import Fold, Let, Stage, Statement
 
 SHARES = {"warp": ("fx_lane()", WARP), "block": ("fx_thread()", THREADS), "columns": ("fx_warp()", THREADS // WARP)}
 """Template -> the first step of a fold that a thread takes, and how many there are from one to its next."""
+FOLLOWING = {"warp": "fx_warp_barrier();", "block": "fx_barrier();"}
+"""Template -> what stands between points that follow each other."""
 LOADS = 4
 """Vectors that a thread should have under way: with 512 threads on a multiprocessor that is 32 KiB."""
 MOST_WORK = 48
@@ -41,7 +44,8 @@ class _Nest:
 
     def __init__(self, ctx: Context, stage: Stage, tiling: StageTiling) -> None:
         self.ctx, self.stage, self.w = ctx, stage, ctx.writer
-        self.template = tiling.template if stage.folds and not stage.ordered() else "points"
+        shares = stage.folds and not (stage.ordered() and tiling.template not in FOLLOWING)
+        self.template = tiling.template if shares else "points"
         self.point = Point(ctx)
         self.point.changing = stage.scattered
         self.inner: list[Expr] = []
@@ -59,10 +63,10 @@ class _Nest:
             self._points(spans, ordered)
         elif self.template == "warp":
             with walk(self.point, spans, "fx_warp()", THREADS // WARP):
-                self._body(self.stage.body)
+                self._ordered(list(ordered))
         elif self.template == "block" or not spans:
             with walk(self.point, spans, "0", 1):
-                self._body(self.stage.body)
+                self._ordered(list(ordered))
         else:
             self._columns(spans)
 
@@ -136,6 +140,8 @@ class _Nest:
             return
         with self.point.loop(axes[0], *self.ctx.bounds(axes[0])):
             self._ordered(axes[1:])
+            if len(axes) == 1 and self.template in FOLLOWING:
+                self.w.line(FOLLOWING[self.template])
 
     # ---- one point of the stage axes
 

@@ -20,6 +20,8 @@ from fusec.kernels.cuda.product import TEMPLATES as PRODUCTS
 from fusec.kernels.cuda.product_shapes import STREAMED, shape_of, tensor_dtype, unwidened, without_widening
 from fusec.kernels.cuda.resident_shape import TEMPLATE as RESIDENT
 from fusec.kernels.cuda.resident_shape import residents
+from fusec.kernels.cuda.scan import TEMPLATE as SCAN
+from fusec.kernels.cuda.scan import running
 from fusec.kernels.cuda.stream import COLUMNS, products
 from fusec.kernels.cuda.turn import turned_axis
 from fusec.kernels.kernel import Kernel, StageTiling
@@ -48,6 +50,9 @@ def refusal(kernel: Kernel, level: str, precision: str) -> str:
         return why
     if any(t.template == "stream" for t in kernel.tiling.stages):
         return _stream(kernel, tile)
+    if any(t.template == SCAN for t in kernel.tiling.stages):
+        whole = all(t == StageTiling(SCAN) for t in kernel.tiling.stages) and running(kernel.program) is not None
+        return "" if whole else "it has no running sums of whole lines"
     if why := _resident(kernel, known):
         return why
     for stage, tiling in zip(kernel.program.stages, kernel.tiling.stages, strict=True):

@@ -11,6 +11,7 @@ from fusec.tile.program import TileProgram
 from fusec.tiling.device.nest import Sizes, nest_choices, nest_stage
 from fusec.tiling.device.product import product_choices
 from fusec.tiling.device.resident import is_recurrent, resident_choices
+from fusec.tiling.device.scan import scanned
 from fusec.tiling.device.stream import streamed
 
 
@@ -23,6 +24,8 @@ def device_menu(
     first = streamed(program, sizes, calls)
     if first is not None and first.tiling.guard is None:
         return (first,)
+    if (lines := scanned(program, sizes)) is not None:
+        return (Kernel(program, lines),)
     few = () if first is None else (first,)
     if is_recurrent(program):
         kept = [c.tiling for c in resident_choices(program, target, calls)]

@@ -132,6 +132,8 @@ def _axes_of_locals(program: TileProgram) -> frozenset[str]:
 def nest_stage(program: TileProgram, stage: Stage, sizes: Sizes) -> StageTiling:
     """The template of one stage and its lane."""
     lane, alone = _best_points(program, stage)
+    if stage.folds and stage.ordered():
+        return _following(program, stage, sizes, lane)
     if not stage.folds or stage.ordered():
         return _moved(program, stage, lane)
     steps = product(a.extent for a in stage.folds)
@@ -148,6 +150,18 @@ def nest_stage(program: TileProgram, stage: Stage, sizes: Sizes) -> StageTiling:
     is_wide = isinstance(row, int) and SHARED_BYTES // WARPS < row <= SHARED_BYTES
     is_long = least is not None and least >= (LONG if lane else LONG_ALONE)
     return StageTiling("block" if is_wide or is_long else "warp", fold)
+
+
+def _following(program: TileProgram, stage: Stage, sizes: Sizes, lane: str) -> StageTiling:
+    """A stage whose points follow each other: their folds are all that can be shared out. Of few lines, and of long folds, each
+    is the work of a block."""
+    steps = product(a.extent for a in stage.folds)
+    most = sizes.most(steps)
+    if most is not None and most <= FEW_STEPS:
+        return StageTiling("points", lane)
+    lines = sizes.least(product(program.axis[a].extent for a in stage.axis_names if a not in stage.ordered()))
+    many = lines is not None and lines >= TASKS * WARPS and most is not None and most < LONG_ALONE
+    return StageTiling("warp" if many else "block", stage.folds[-1].name)
 
 
 def _moved(program: TileProgram, stage: Stage, lane: str) -> StageTiling:
@@ -263,7 +277,11 @@ def _turned(program: TileProgram, stages: Sequence[StageTiling]) -> set[str]:
 
 
 def _unit(program: TileProgram, stages: Sequence[StageTiling], axis: str, innermost: bool) -> int:
-    """What a tile along an axis is a multiple of: threads side by side along a lane, or a row per warp."""
+    """What a tile along an axis is a multiple of: threads side by side along a lane, or a row per warp. 1 where blocks take one
+    index after the other."""
+    pairs = list(zip(program.stages, stages, strict=True))
+    if any(t.template == "block" and s.ordered() and axis in s.axis_names for s, t in pairs):
+        return 1
     for t in stages:
         if t.template in ("points", "columns") and t.lane == axis:
             return UNIT if t.template == "points" else SQUARE

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fusec.errors import UsageError, nearest
 
 
 @dataclass(frozen=True, slots=True)
 class Isa:
-    """A level of CPU instructions. `lanes` is the number of float32 lanes that kernels are written for."""
+    """What a level of CPU instructions has. `name` is the family that kernels are written for, which levels may share, `lanes`
+    the number of its float32 lanes, `vnni` whether one instruction multiplies pairs of 16 bits and adds them to a sum."""
 
     name: str
     lanes: int
@@ -18,9 +19,10 @@ class Isa:
     fma: bool
     cpu: str
     features: str
+    vnni: bool = False
 
 
-ISAS = {
+_FAMILIES = {
     i.name: i
     for i in (
         Isa("generic", 4, 16, False, "x86-64", ""),
@@ -29,12 +31,16 @@ ISAS = {
         Isa("neon", 4, 32, True, "generic", "+neon"),
     )
 }
+ISAS = _FAMILIES | {
+    f"{name}vnni": replace(_FAMILIES[name], features=f"{_FAMILIES[name].features},+{feature}", vnni=True)
+    for name, feature in (("avx2", "avxvnni"), ("avx512", "avx512vnni"))
+}
 """Known levels. `generic` is what every x86-64 has (SSE2); on aarch64 it is NEON."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A device kind and its instruction level: `cpu:generic`, `cpu:avx2`, `cpu:avx512`, `mychip:v2`.
+    """A device kind and its instruction level: `cpu:generic`, `cpu:avx2`, `cpu:avx512vnni`, `mychip:v2`.
 
     Only the levels of the CPU are known here. Other kinds belong to back ends, which are found above this layer
     (kernels/backend.py): `resolve` there says whether there is such a device, and fills in a level that is left out.
@@ -68,7 +74,7 @@ class Target:
 
 def host() -> Target:
     """The best level that this machine's CPU and operating system can run."""
-    for name in ("avx512", "avx2"):
+    for name in ("avx512vnni", "avx512", "avx2vnni", "avx2"):
         if runs_here(name):
             return Target("cpu", name)
     import platform
@@ -84,7 +90,13 @@ def runs_here(level: str) -> bool:
     if level in ("generic", "neon"):
         return (level == "neon") == arm
     flags = _cpu_flags()
-    needs = {"avx2": {"avx2", "fma", "f16c"}, "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "fma"}}
+    avx2, avx512 = {"avx2", "fma", "f16c"}, {"avx512f", "avx512bw", "avx512dq", "avx512vl", "fma"}
+    needs = {
+        "avx2": avx2,
+        "avx2vnni": avx2 | {"avx_vnni"},
+        "avx512": avx512,
+        "avx512vnni": avx512 | {"avx512_vnni"},
+    }
     return not arm and level in needs and needs[level] <= flags
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fusec.ir.expr import TRANSCENDENTAL, Prim, walk
 from fusec.kernels.cpu.contract_form import contraction
 from fusec.kernels.kernel import BoundKernel
-from fusec.target import Target
+from fusec.target import ISAS, Target
 from fusec.tile.program import Fold, Stage
 
 PRODUCT_RATE = {"generic": 25e3, "avx2": 80e3, "avx512": 130e3, "neon": 25e3}
@@ -29,6 +29,7 @@ def tile_microseconds(bound: BoundKernel, target: Target) -> float:
         return device_microseconds(bound, target)
     if bound.tiles == 0:
         return 0.0
+    level = ISAS[target.level].name if target.level in ISAS else "generic"
     busy = 0.0
     for stage, tiling in zip(bound.kernel.program.stages, bound.kernel.tiling.stages, strict=True):
         points = 1.0
@@ -38,10 +39,10 @@ def tile_microseconds(bound: BoundKernel, target: Target) -> float:
         for f in stage.folds:
             folded *= bound.extents[f.name]
         if tiling.template == "contract" or (tiling.template == "stream" and contraction(stage) is not None):
-            busy += 2.0 * folded / PRODUCT_RATE.get(target.level, PRODUCT_RATE["generic"])
+            busy += 2.0 * folded / PRODUCT_RATE[level]
             folded = 0.0
         operations = points * _operations(stage, inside=False) + folded * _operations(stage, inside=True)
-        busy += operations / NEST_RATE.get(target.level, NEST_RATE["generic"])
+        busy += operations / NEST_RATE[level]
     if any(a.sequential for a in bound.kernel.program.axes):
         return TILE_OVERHEAD + max(busy / bound.tiles, bound.bytes / KEPT_RATE)
     moved = sum(bound.footprint.values()) / bound.tiles  # what one tile reads again of another's is in a cache

@@ -17,7 +17,7 @@ class CpuBackend:
     """The instruction levels of fusec.target; each target's `level` picks one."""
 
     kind = "cpu"
-    levels = ("avx512", "avx2", "generic", "neon")
+    levels = ("avx512vnni", "avx512", "avx2vnni", "avx2", "generic", "neon")
 
     def runs_here(self, level: str) -> bool:
         """Whether processor and operating system have the level."""

@@ -7,7 +7,7 @@ import hashlib
 from fusec.kernels.kernel import Kernel
 from fusec.target import Target
 
-VERSION = 1056
+VERSION = 1057
 """Counts changes of the emitted code, so that cached objects of older emitters are not used."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from fusec.kernels.cpu.contract_form import contraction, panel_load
 from fusec.kernels.cpu.contract_pairs import PairShape
 from fusec.kernels.cpu.emit import emit
+from fusec.kernels.cpu.llvm import assembly, compile_text
 from fusec.kernels.kernel import Kernel, StageTiling, Tiling
 from fusec.kernels.layout import Layout
 from fusec.target import ISAS, Target, runs_here
@@ -147,6 +149,33 @@ def test_the_instruction_is_used() -> None:
         text = emit(kernel, Target("cpu", level)).text
         assert f"llvm.x86.{name}" in text
         assert "vpmaddubsw" not in text
-    assert (
-        PairShape(1, 1, 4, "i32", False, parse_program(GEMM.format(a="i8", b="i8")).operand["w"].dtype, True).width == 4
-    )
+    shape = PairShape(1, 1, 4, "i32", False, program.operand["w"].dtype, True, False)
+    assert shape.width == 4
+
+
+@pytest.mark.parametrize(("level", "tile"), [("avx2vnni", 12), ("avx512vnni", 24)])
+def test_vnni_multiplies_and_adds_at_once(level: str, tile: int) -> None:
+    kernel = menu(parse_program(GEMM.format(a="i16", b="i8")), Target("cpu", level))[-1]
+    code = assembly(emit(kernel, Target("cpu", level)).text, level)
+    assert code.count("vpdpwssd") >= tile
+    assert "vpmaddwd" not in code
+
+
+@pytest.mark.skipif(not runs_here("avx2"), reason="AVX2 stands in for VNNI")
+@pytest.mark.parametrize("extreme", [False, True])
+def test_sums_of_vnni_are_exact(execute: Execute, monkeypatch: pytest.MonkeyPatch, extreme: bool) -> None:
+    two = "vpmaddwd $3, $2, %ymm13; vpaddd %ymm13, $0, $0"
+
+    def without(text: str, level: str) -> bytes:
+        assert "{vex} vpdpwssd" in text
+        text = text.replace("{vex} vpdpwssd $3, $2, $0", two).replace('"=v,0,v,v"', '"=v,0,v,v,~{ymm13}"')
+        return compile_text(text, level)
+
+    monkeypatch.setitem(ISAS, "vnni", replace(ISAS["avx2"], vnni=True))
+    monkeypatch.setattr("fusec.kernels.cpu.build.compile_text", without)
+    for a, b, (m, k, n) in [("u8", "i8", (13, 65, 37)), ("i16", "i16", (6, 8, 16)), ("u8", "u8", (1, 33, 40))]:
+        x, w = numbers(a, (m, k), extreme), numbers(b, (k, n), extreme)
+        params = {"M": m, "K": k, "N": n}
+        kernel = choose(menu(parse_program(GEMM.format(a=a, b=b)), Target("cpu", "vnni"), [params]), params)
+        got, _ = execute(kernel, "vnni", params, {"x": x, "w": w})
+        np.testing.assert_array_equal(got["y"].reshape(m, n), wrapped(wide(x) @ wide(w)))

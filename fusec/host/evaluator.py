@@ -79,13 +79,22 @@ def can_run(domain: str, op_type: str, version: int) -> str | None:
     return _shipped(domain, op_type, version)
 
 
+_RUNTIMES_OWN = {
+    "com.microsoft": "an operator of onnxruntime's own that is not among those known here: use the model from before its tools",
+    "com.microsoft.nchwc": "a layout that onnxruntime makes for one machine: save its optimised model at the level EXTENDED",
+}
+"""What to do where a model was written by a runtime for itself."""
+
+
 @cache
 def _shipped(domain: str, op_type: str, version: int) -> str | None:
     """Why the onnx package cannot run an op."""
     try:
         schema: Any = onnx.defs.get_schema(op_type, version, domain)
     except onnx.defs.SchemaError:
-        return "ONNX has no such operator in this version" if domain in _STANDARD else "its domain is not known here"
+        if domain in _STANDARD:
+            return "ONNX has no such operator in this version"
+        return _RUNTIMES_OWN.get(domain, "its domain is not known here")
     if schema.has_function or schema.has_context_dependent_function:
         return None
     node = onnx.helper.make_node(op_type, [], [], domain=domain)

@@ -133,6 +133,13 @@ def test_fused(activation: str, params: list[float]) -> None:
     same_as_onnxruntime(one_node(n, feeds, {"w": f32(4, 3, 3, 3), "b": f32(4)}, domains=MS), feeds)
 
 
+@pytest.mark.parametrize("params", [{}, {"activation_alpha": 0.3}])
+def test_fused_products(params: dict[str, float]) -> None:
+    activation = "LeakyRelu" if params else "Relu"
+    n = node("FusedGemm", "x w b", "y", domain="com.microsoft", activation=activation, transB=1, alpha=0.5, **params)
+    same_as_onnxruntime(one_node(n, {"x": f32(3, 5)}, {"w": f32(4, 5), "b": f32(4)}, domains=MS), {"x": f32(3, 5)})
+
+
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"kernel_shape": [3, 2]}, "Conv", "kernel_shape [3, 2]"),
     ({"group": 3}, "Conv", "group 3"),

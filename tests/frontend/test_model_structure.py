@@ -31,6 +31,14 @@ def test_all_unknown_operators_in_one_error() -> None:
     assert error.exit_code == 4
 
 
+@pytest.mark.parametrize(
+    ("domain", "words"), [("com.microsoft", "from before its tools"), ("com.microsoft.nchwc", "EXTENDED")]
+)
+def test_what_a_runtime_wrote_for_itself_says_which_model_to_take(domain: str, words: str) -> None:
+    m = model([helper.make_node("Foo", ["x"], ["y"], domain=domain)], [info("x")], [info("y")], domains=[(domain, 1)])
+    fails(UnsupportedError, m, f"{domain}::Foo", words)
+
+
 def test_unknown_operators_inside_branches_are_found() -> None:
     branch = helper.make_graph([helper.make_node("Foo", ["x"], ["o"], domain="acme")], "b", [], [info("o")])
     m = model(

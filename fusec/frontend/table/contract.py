@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fusec.frontend.builder import NotNative
 from fusec.frontend.call import Call, row
+from fusec.frontend.table.activation import activated
 from fusec.frontend.table.einsum import einsum
 from fusec.frontend.table.levels import product_of_levels
 from fusec.ir.graph import Value
@@ -57,6 +58,13 @@ def scaled(call: Call, x: Value, factor: float) -> Value:
     if not x.dtype.is_float and factor != int(factor):
         raise NotNative(f"an integer tensor times {factor}")
     return call.emit("mul", x, call.scalar(factor, x.dtype))
+
+
+@row("FusedGemm", domain="com.microsoft")
+def _fused_gemm(call: Call) -> Value:
+    """A Gemm and an activation, which has as many parameters as are not absent."""
+    names = ("activation_alpha", "activation_beta", "activation_gamma")
+    return activated(call, _gemm(call), [float(call.attrs[n]) for n in names if n in call.attrs])
 
 
 @row("FusedMatMul", domain="com.microsoft")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fusec.frontend.builder import NotNative
 from fusec.frontend.call import Call, row
 from fusec.frontend.known import is_equal
+from fusec.frontend.table.activation import activated
 from fusec.frontend.table.levels import shifted
 from fusec.frontend.table.pool import padded
 from fusec.frontend.table.quantise import saturated
@@ -179,7 +180,8 @@ def _fused_conv(call: Call) -> Value:
     out = channels_first(
         call, biased(call, convolved(call, channels_last(call, x), w, filters_of(call, x, w)), call.maybe(2))
     )
-    return _activated(call, out if (z := call.maybe(3)) is None else call.elementwise("add", out, z))
+    out = out if (z := call.maybe(3)) is None else call.elementwise("add", out, z)
+    return activated(call, out, tuple(float(v) for v in call.attr("activation_params", ())))
 
 
 @row("NhwcConv", domain="com.microsoft")
@@ -188,27 +190,6 @@ def _nhwc_conv(call: Call) -> Value:
     x, w = call.x(0), call.x(1)
     f = filters_of(call, channels_first(call, x), w)
     return biased(call, convolved(call, x, w, f), call.maybe(2))
-
-
-ACTIVATIONS: dict[str, tuple[str, tuple[str, ...], tuple[float, ...]]] = {
-    "": ("identity", (), ()),
-    "Relu": ("relu", (), ()),
-    "Sigmoid": ("sigmoid", (), ()),
-    "Tanh": ("tanh", (), ()),
-    "LeakyRelu": ("leaky_relu", ("alpha",), (0.01,)),
-    "HardSigmoid": ("hard_sigmoid", ("alpha", "beta"), (0.2, 0.5)),
-}
-"""The attribute activation -> op, the names of what activation_params holds, and their defaults."""
-
-
-def _activated(call: Call, x: Value) -> Value:
-    name, given = str(call.attr("activation", "")), tuple(float(v) for v in call.attr("activation_params", ()))
-    if name == "Clip" and len(given) == 2:
-        return call.emit("clip", x, *(call.scalar(v, x.dtype) for v in given))
-    if name not in ACTIVATIONS:
-        raise NotNative(f"the activation {name!r}")
-    op, names, defaults = ACTIVATIONS[name]
-    return x if not name else call.emit(op, x, **dict(zip(names, given or defaults, strict=True)))
 
 
 def spread(x: Sequence[Extent], y: Sequence[Extent]) -> tuple[Extent, ...]:

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 from fusec.ir.dim import Extent, exact_quotient, linear, symbol, symbols_of
 from fusec.kernels.cpu.contract_form import Contraction, plain_load
-from fusec.kernels.cuda.product_shapes import NARROW, tensor_dtype, without_widening
+from fusec.kernels.cuda.product_shapes import LINE, tensor_dtype, without_widening
 from fusec.kernels.kernel import loads_of
 from fusec.kernels.layout import Layout
 from fusec.tile.program import TileProgram
 
-LINE = 128
-"""Bytes of a line: the widest swizzle (PTX ISA, wgmma, "Shared Memory Matrix Layout")."""
 MOVED = 16
 """Bytes that a thread moves at once."""
 COLUMNS = 64
@@ -31,7 +29,7 @@ def blocked(program: TileProgram, form: Contraction) -> tuple[str, Layout] | Non
         return None
     name, index = load
     operand = program.operand[name]
-    if operand.dtype not in NARROW or tensor_dtype(form) is not operand.dtype:
+    if tensor_dtype(form) is not operand.dtype:
         return None
     depth = LINE // operand.dtype.itemsize
     k, n = form.k.name, form.n

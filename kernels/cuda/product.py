@@ -60,8 +60,8 @@ class Product:
             rows = self._range(self.form.m)
             columns = self._range(self.form.n)
             fold = self._fold()
-            left = find_source(self.point, self.form, self.form.left, self.form.m, self.shape.left)
-            right = find_source(self.point, self.form, self.form.right, self.form.n, self.shape.right)
+            left = find_source(self.point, self.form, self.form.left, self.form.m, self.shape.left, self.shape.along)
+            right = find_source(self.point, self.form, self.form.right, self.form.n, self.shape.right, self.shape.along)
             a, b = self._source(left, "left"), self._source(right, "right")
             done = self._done()
             call = f"fx_product_{self.tiling.template}<{', '.join(map(str, self.shape.arguments))}>"

@@ -19,12 +19,16 @@ NARROW = (DType.F16, DType.BF16)
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a template is called with, the shared memory in bytes that it takes at most, and its elements of A and of B."""
+    """What a template is called with, the shared memory in bytes that it takes at most, and its elements of A and of B.
+
+    `along` says that both must lie in shared memory with k running along their lines.
+    """
 
     arguments: tuple[object, ...]
     shared: int
     left: DType
     right: DType
+    along: bool = False
 
 
 Tiles = Mapping[int, Mapping[tuple[int, int], tuple[int, int, int, int]]]
@@ -50,8 +54,10 @@ MMA = {
     },
 }  # fmt: skip
 """The same for tensor cores, and the rows of a warp."""
-WGMMA = {(128, 256): (64, 4), (128, 128): (64, 5), (128, 64): (64, 6)}
-"""Rows and columns of the tile -> steps of the fold per stage, stages."""
+WGMMA = {(128, 256): 4, (128, 128): 5, (128, 64): 6}
+"""Rows and columns of the tile -> stages."""
+LINE = 128
+"""Bytes of a line: the widest swizzle (PTX ISA, wgmma, "Shared Memory Matrix Layout")."""
 MBARRIER = 8
 """Bytes that say when a stage is there."""
 GEMV_ROWS = (1, 2, 4, 8)
@@ -98,12 +104,14 @@ def _mma(form: Contraction, tiling: StageTiling) -> Shape | None:
 
 
 def _wgmma(form: Contraction, tiling: StageTiling) -> Shape | None:
-    dtype, found = tensor_dtype(form), WGMMA.get((tiling.rows, tiling.vectors))
-    if dtype not in NARROW or found is None:
+    dtype, stages = tensor_dtype(form), WGMMA.get((tiling.rows, tiling.vectors))
+    if dtype is None or stages is None:
         return None
-    (depth, stages), size = found, 2
-    shared = stages * ((tiling.rows + tiling.vectors) * depth * size + MBARRIER)
-    return Shape((element_type(dtype), tiling.rows, tiling.vectors, depth, stages), shared, dtype, dtype)
+    shared = stages * ((tiling.rows + tiling.vectors) * LINE + MBARRIER)
+    depth = LINE // dtype.itemsize
+    return Shape(
+        (element_type(dtype), tiling.rows, tiling.vectors, depth, stages), shared, dtype, dtype, dtype is DType.F32
+    )
 
 
 def tensor_dtype(form: Contraction) -> DType | None:

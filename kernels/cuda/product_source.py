@@ -34,8 +34,8 @@ class Source:
     make: Callable[[str], str]
 
 
-def find_source(point: Point, form: Contraction, e: Expr, outer: str, dtype: DType) -> Source:
-    """The source of an operand whose elements the core takes as `dtype`."""
+def find_source(point: Point, form: Contraction, e: Expr, outer: str, dtype: DType, along: bool = False) -> Source:
+    """The source of an operand whose elements the core takes as `dtype`, `along`: in chunks along k and no others."""
     load = _stored(point, e, dtype)
     if load is not None and point.ctx.kernel.layouts[load.operand].swizzled:
         return _packed(point, load, outer, dtype)
@@ -43,9 +43,9 @@ def find_source(point: Point, form: Contraction, e: Expr, outer: str, dtype: DTy
         return _in_panels(point, load, outer, dtype)
     if load is not None:
         found = _in_memory(point, form, load, outer, dtype)
-        if found is not None:
+        if found is not None and (found.along or not along):
             return found
-    return _computed(point, form, e, outer, dtype)
+    return _computed(point, form, e, outer, dtype, along)
 
 
 def _stored(point: Point, e: Expr, dtype: DType) -> Load | None:
@@ -126,9 +126,9 @@ def _in_panels(point: Point, load: Load, outer: str, dtype: DType) -> Source:
     )
 
 
-def _computed(point: Point, form: Contraction, e: Expr, outer: str, dtype: DType) -> Source:
+def _computed(point: Point, form: Contraction, e: Expr, outer: str, dtype: DType, along: bool) -> Source:
     canonical = point.intern(narrowed(e, dtype))
-    along = _runs_along_k(point, form, canonical, outer)
+    along = along or _runs_along_k(point, form, canonical, outer)
     heavy = sum(8 if x.name in TRANSCENDENTAL else 1 for x in walk(canonical) if isinstance(x, Prim)) > HEAVY
     element = element_type(dtype)
 

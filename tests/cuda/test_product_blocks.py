@@ -126,6 +126,7 @@ BUGS = {
         "fx_fence_async_shared();\n            fx_copy_async_wait<AHEAD - 1>();",
     ),
     "takes columns in the wrong order": ("FX_SWIZZLE_128", "FX_SWIZZLE_64"),
+    "steps too far": ("STEP = Loader::ALONG ? 2 : 128;", "STEP = Loader::ALONG ? 4 : 128;"),
 }
 
 
@@ -141,12 +142,15 @@ def with_bug(kernel: Kernel, bug: str) -> ModuleText:
     return ModuleText((module.text.replace(line, text.replace(right, wrong)),), module.entry, module.wide)
 
 
-def is_right(bug: str, emulation: Emulation) -> bool:
+def is_right(bug: str, emulation: Emulation, dtype: DType = DType.BF16) -> bool:
     """Whether a product of several rounds of the ring comes out right; ExecutionError where the emulator finds a bug."""
-    m, k, n = 128, 15 * 64, 64
-    kernel = kernel_of(gemm("m, k", "k, n", "bf16"), 64, {"m": 128, "n": 64})
+    m, k, n = 128, 15 * 128 // dtype.itemsize, 64
+    kernel = kernel_of(gemm("m, k", "k, n", dtype.value), 64, {"m": 128, "n": 64})
     params = {"M": m, "K": k, "N": n}
     operands = {"x": floats(m, k, dtype=DType.BF16), "w": floats(k, n, dtype=DType.BF16), "b": floats(n)}
+    operands = {
+        o: a.astype(kernel.program.operand[o].dtype.numpy) for o, a in operands.items()
+    }  # of few bits in float, too
     source = emit(kernel, HOPPER)
     device = EmulatedDevice("sm_90", 1, emulation)
     code = device.load(build(with_bug(kernel, bug), "sm_90"), "fusec_region")
@@ -161,17 +165,22 @@ def is_right(bug: str, emulation: Emulation) -> bool:
     return bool(np.allclose(got, run_program(kernel.program, params, operands)["y"], 1e-4, 1e-3))
 
 
+@pytest.mark.parametrize("dtype", [DType.BF16, DType.F32], ids=str)
 @pytest.mark.parametrize("emulation", ORDERS)
-def test_the_ring_goes_round(emulation: Emulation) -> None:
-    assert is_right("", emulation)
+def test_the_ring_goes_round(emulation: Emulation, dtype: DType) -> None:
+    assert is_right("", emulation, dtype)
 
 
-@pytest.mark.parametrize("bug", BUGS)
-def test_bugs_show(bug: str) -> None:
+FLOAT_BUGS = ("expects too little", "reuses a stage too early", "does not fence", "steps too far")
+CASES = [*((bug, DType.BF16) for bug in BUGS), *((bug, DType.F32) for bug in FLOAT_BUGS)]
+
+
+@pytest.mark.parametrize(("bug", "dtype"), CASES, ids=str)
+def test_bugs_show(bug: str, dtype: DType) -> None:
     seen = False
     for seed in range(1, 5):
         try:
-            seen |= not is_right(bug, Emulation(lazy=True, seed=seed))
+            seen |= not is_right(bug, Emulation(lazy=True, seed=seed), dtype)
         except ExecutionError:
             seen = True
         if seen:

@@ -61,10 +61,18 @@ CASES = [
     ("sm_80", "mma", 128, 64, "f32", WINDOW, "HMMA"),
     ("sm_90", "wgmma", 128, 256, "bf16", PRODUCT, "HGMMA"),
     ("sm_90", "wgmma", 128, 128, "f16", WINDOW, "HGMMA"),
+    ("sm_90", "wgmma", 128, 256, "f32", PRODUCT, "HGMMA.64x256x8.F32.TF32"),
+    ("sm_90", "wgmma", 128, 128, "f32", WINDOW, "HGMMA.64x128x8.F32.TF32"),
     ("sm_90", "gemv", 1, 1, "bf16", PRODUCT, "FFMA"),
     ("sm_80", "gemv", 8, 1, "f32", PRODUCT, "FFMA"),
 ]
-BLOCKS = [(256, "bf16", PRODUCT), (128, "f16", PRODUCT), (64, "bf16", PRODUCT)]
+BLOCKS = [
+    (256, "bf16", PRODUCT),
+    (128, "f16", PRODUCT),
+    (64, "bf16", PRODUCT),
+    (256, "f32", PRODUCT),
+    (64, "f32", PRODUCT),
+]
 
 
 @pytest.mark.parametrize(("level", "template", "rows", "columns", "dtype", "text", "instruction"), CASES)

@@ -60,7 +60,7 @@ def refusal(kernel: Kernel, level: str, precision: str) -> str:
             continue
         if tiling.template == "wgmma" and not (known is not None and known.has_wgmma):
             return f"{level} has no wgmma"
-        form = contraction(stage) if tiling.template == "mma" else None
+        form = contraction(stage) if tiling.template in ("mma", "wgmma") else None
         if form is not None and tensor_dtype(form) is DType.F32 and precision != "tf32":
             return "it would round float32 to tf32, and the plan says that nothing does"
         if why := _stage(kernel.program, stage, tiling, tile):

@@ -20,7 +20,7 @@ from fusec.kernels.kernel import Guard, StageTiling
 from fusec.kernels.layout import Layout
 from fusec.target import Target
 from fusec.tile.program import TileProgram
-from fusec.tiling.device.speeds import HOPPER, PLAIN, TENSOR, WIDE, Shapes
+from fusec.tiling.device.speeds import HOPPER, HOPPER_FLOAT, PLAIN, TENSOR, WIDE, Shapes
 from fusec.tiling.lane import stride
 
 FEW_ROWS = 8
@@ -64,6 +64,7 @@ def product_choices(
         return ()
     menu = _Menu(program, forms, LEVELS[target.level.removesuffix(EMULATED)], precision)
     guards = _guards(program, forms, calls)
+    menu.is_single = len(guards) == 1
     choices = [menu.choice(guard, calls) for guard in guards]
     layouts = tuple(
         f for i in forms if (f := menu.layout(i, [c.stages[i].template for c in choices], calls)) is not None
@@ -105,6 +106,8 @@ class _Menu:
         self.names = {a.name for a in program.axes}
         self.panels = set[str]()
         """Axes of columns that lie in panels."""
+        self.is_single = False
+        """Whether there is one choice for all sizes, so that a weight can lie as that one reads it."""
 
     def choice(self, guard: Guard | None, calls: Sequence[Mapping[str, Extent]]) -> ProductChoice:
         """The products within a guard."""
@@ -164,6 +167,8 @@ class _Menu:
                 continue
             best = costs[i] = {}
             for shape, speed in block_tiles(f, self.level, self.precision).items():
+                if shape[0] == "wgmma" and not self._has_lines_along_k(f):
+                    continue
                 cost = sum(self._time(f, shape[1:], size) / speed for size in sizes)
                 best[shape[1]] = min(best.get(shape[1], (cost, shape)), (cost, shape))
         common = set[int].intersection(*map(set, costs.values())) if costs else set[int]()
@@ -198,6 +203,17 @@ class _Menu:
         share = maximum(1, floordiv(self.processors, maximum(1, others)))
         return unit * maximum(1, ceildiv(ceildiv(self.program.axis[form.n].extent, unit), share))
 
+    def _has_lines_along_k(self, form: Contraction) -> bool:
+        """Whether wgmma can have its operands: of float, k must run along the lines of both, and nothing turns them in time."""
+        if tensor_dtype(form) in NARROW:
+            return True
+        left, right = direct_load(form.left), direct_load(form.right)
+        if left is not None and form.m and stride(self.program, *left, form.m) == 1:
+            return False
+        if right is not None and stride(self.program, *right, form.k.name) == 1:
+            return True
+        return self.is_single and blocked(self.program, form) is not None
+
     def _unit(self, form: Contraction) -> int:
         if form.n in self.panels:
             return MOVED // unwidened(form.right).itemsize
@@ -214,7 +230,7 @@ def block_tiles(form: Contraction, level: Level, precision: str) -> Shapes:
     if tensor_dtype(form) in NARROW:
         return HOPPER if level.has_wgmma else TENSOR
     if precision == "tf32" and tensor_dtype(form) is not None:
-        return TENSOR
+        return HOPPER_FLOAT if level.has_wgmma else TENSOR
     return PLAIN
 
 

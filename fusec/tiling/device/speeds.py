@@ -19,5 +19,7 @@ HOPPER: Shapes = {
     ("mma", 32, 64): 0.3, ("mma", 16, 32): 0.15,
 }  # fmt: skip
 """mma.sync reaches less than two thirds of what Hopper's tensor cores can do."""
+HOPPER_FLOAT: Shapes = {**HOPPER, ("mma", 128, 128): 0.55, ("mma", 128, 64): 0.5}
+"""For float as tf32, of which wgmma does not take every product."""
 OF_TEMPLATE: Shapes = {**{k: s for k, s in HOPPER.items() if k[0] == "wgmma"}, **PLAIN, **TENSOR}
 """Each compared with the largest of its own template."""

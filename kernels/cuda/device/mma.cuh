@@ -8,6 +8,16 @@ struct fx_tf32 {
     fx_u32 bits;
 };
 
+// What tensor cores multiply where elements are T.
+template <class T>
+struct fx_mma_kind {
+    using type = T;
+};
+template <>
+struct fx_mma_kind<float> {
+    using type = fx_tf32;
+};
+
 FX_DEVICE fx_tf32 fx_to_tf32(float x) {
 #ifdef FX_EMULATED
     fx_u32 u = fx_bits<fx_u32>(x);

@@ -7,16 +7,6 @@
 #include "mma.cuh"
 #include "product.cuh"
 
-// What tensor cores multiply where elements are T.
-template <class T>
-struct fx_mma_kind {
-    using type = T;
-};
-template <>
-struct fx_mma_kind<float> {
-    using type = fx_tf32;
-};
-
 template <class T, int BM, int BN, int BK, int PARTS, int WM>
 struct fx_tensor {
     template <class Left, class Right>

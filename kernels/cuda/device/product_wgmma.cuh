@@ -1,4 +1,6 @@
-// Products of 16-bit floats on Hopper's tensor cores (sm_90a): two warpgroups multiply 64 rows each, straight from shared memory.
+// Products on Hopper's tensor cores (sm_90a), of 16-bit floats, and of float as tf32 where a plan allows that: two warpgroups
+// multiply 64 rows each, straight from shared memory. Of float they leave out the last 13 bits (PTX ISA, wgmma.mma_async, .tf32),
+// and both operands must have their lines along the sum.
 //
 // Stages are lines of 128 bytes with the 128-byte swizzle (PTX ISA, wgmma, "Canonical Layouts"). Weights lie in global memory as
 // the stages want them, so that one thread brings a stage of B by one bulk copy, which completes on an mbarrier. What is not
@@ -62,7 +64,8 @@ struct fx_hopper {
         using Sum = float;
         using Element = T;
         static constexpr int ROWS = 128, COLUMNS = BN, DEPTH = BK, SLICES = 1;
-        static_assert(sizeof(T) == 2 && BK == 64, "a stage is 128 bytes of the sum");
+        static_assert(BK * sizeof(T) == 128, "a stage is 128 bytes of the sum");
+        using Kind = typename fx_mma_kind<T>::type;
         using LeftLoader = fx_stage_loader<Left, ROWS, BK>;
         using RightLoader = fx_stage_loader<Right, BN, BK>;
 
@@ -77,16 +80,16 @@ struct fx_hopper {
         static FX_MEMBER fx_u64 describe(const T* panel, int outer) {
             return fx_descriptor(panel + outer * BK, Loader::ALONG ? 16 : 128 * BK, 1024, FX_SWIZZLE_128);
         }
-        // What 16 steps of the sum add to a descriptor, whose addresses count 16 bytes: 32 bytes of a line, which the swizzle allows
-        // since it is made of address bits, or 16 lines.
+        // What one instruction's steps of the sum add to a descriptor, whose addresses count 16 bytes: 32 bytes of a line, which
+        // the swizzle allows since it is made of address bits, or 16 lines.
         template <class Loader>
         static constexpr fx_u64 STEP = Loader::ALONG ? 2 : 128;
 
         FX_MEMBER void multiply(const T* left, const T* right) {
             fx_u64 a = describe<LeftLoader>(left, fx_thread() / 128 * 64), b = describe<RightLoader>(right, 0);
             fx_wgmma_fence();
-            FX_UNROLL for (int q = 0; q < BK / 16; q++)
-                fx_wgmma<T, BN, LeftLoader::ALONG ? 0 : 1, RightLoader::ALONG ? 0 : 1>(
+            FX_UNROLL for (int q = 0; q < 4; q++)
+                fx_wgmma<Kind, BN, LeftLoader::ALONG ? 0 : 1, RightLoader::ALONG ? 0 : 1>(
                     sum, a + q * STEP<LeftLoader>, b + q * STEP<RightLoader>);
             fx_wgmma_commit();
         }

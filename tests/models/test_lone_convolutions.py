@@ -80,6 +80,18 @@ def test_images_stay_channels_first() -> None:
     assert [c.label for s in plan.steps for c in getattr(s, "calls", ())] == ["matmul+add+relu"]
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_windows_of_one_channel_along_long_rows(stride: int) -> None:
+    attrs: dict[str, Any] = {"strides": [1, stride], "pads": [1, 0, 2, 1], "dilations": [2, 1]}
+    m = convolution(("N", 7, 119), channels=5, filters=5, kernel=3, groups=5, **attrs)
+    session = fusec.compile(m)
+    assert [c.label for s in session.plan.steps for c in getattr(s, "calls", ())] == [
+        "pad+windows+mul+reduce_sum+add+relu"
+    ]
+    for images in (1, 3):
+        check(session, m, (images, 7, 119), 5)
+
+
 @pytest.mark.parametrize("rank", [1, 3])
 def test_of_any_rank(rank: int) -> None:
     size = (2, *[131, 12, 3][:rank]) if rank == 1 else (2, 5, 6, 7)

@@ -7,7 +7,8 @@
       y[m, n] = max(t + b[n], 0.0)          p[s, m, n] = t                            y[m, n] = max(t + b[n], 0.0)
 
 A fold that needs the result of another one, as the variance that of the mean, is sliced in a program of its own, whose tasks
-first fold the parts of the other one: so a variance is that of two passes, however long the row is. What is computed for every
+first fold the parts of the other one: so a variance is that of two passes, however long the row is. Only the sum of a softmax
+goes by with its maximum (see streamed.py). What is computed for every
 element of the row is computed again where it is read, and stored by a program that may cut the row as it likes. Parts are
 summed in their order; nothing here depends on who computes them.
 """
@@ -30,6 +31,7 @@ from fusec.lower.finish import (
     operands_of,
     polynomials,
 )
+from fusec.lower.streamed import StreamedSum, is_maximum, streamed_sum
 from fusec.tile.fold import fold_rule
 from fusec.tile.program import Axis, Fold, Let, Operand, Stage, Statement, Store, TileProgram
 from fusec.tile.verify import RESERVED
@@ -78,6 +80,10 @@ class _Splitting:
         self.each = self._fresh("q")  # the parts, where they are folded
         self.operands = dict(p.operand)
         self.parts: dict[tuple[int, str], Operand] = {}
+        self.streamed: dict[int, tuple[StreamedSum, int]] = {}
+        """Sums that go by with a maximum: the stage of that, too."""
+        self.maxima: dict[int, Operand] = {}
+        """Locals for the maxima of slices, by the stage of the maximum."""
         self.phase, self.maker = self._phases()
 
     def split(self) -> Split:
@@ -125,6 +131,17 @@ class _Splitting:
         phases, maker, ready = list[int](), dict[str, int](), dict[str, int]()
         for i, stage in enumerate(self.p.stages):
             phase = max((ready[n] for n in self._locals(stage)), default=0)
+            total = streamed_sum(stage) if self._folds(i) else None
+            top = maker.get(total.top.operand) if total is not None else None
+            if total is not None and top is not None and is_maximum(self.p.stages[top], total):
+                others = [ready[n] for n in self._locals(stage) - {total.top.operand}]
+                if (
+                    self._folds(top)
+                    and stage.folds == self.p.stages[top].folds
+                    and max(others, default=0) <= phases[top]
+                ):
+                    phase = phases[top]
+                    self.streamed[i] = total, top
             phases.append(phase)
             for s in stage.stores:
                 if self.p.operand[s.operand].role != "local":
@@ -137,14 +154,18 @@ class _Splitting:
 
     # ---- stages
 
-    def _made_for(self, users: Iterable[int], storing: Collection[int] = ()) -> list[Stage]:
-        """The stages that make the locals which some stages read, sliced folds from their parts, and those that are `storing`
-        outputs."""
-        needed, todo = set(storing), list(users)
+    def _made_for(self, users: Iterable[int], storing: Collection[int] = (), slices: bool = False) -> list[Stage]:
+        """The stages that make the locals which some stages read (on `slices`, or not), sliced folds from their parts, and
+        those that are `storing` outputs."""
+        needed, todo = set(storing), set[str]()
+        for i in users:
+            todo |= self._locals(self.p.stages[i])
+            if slices and i in self.streamed:
+                todo -= {self.streamed[i][0].top.operand}
         while todo:
-            found = {self.maker[n] for n in self._locals(self.p.stages[todo.pop()])} - needed
+            found = {self.maker[n] for n in todo} - needed
             needed |= found
-            todo += sorted(found)
+            todo = set[str]().union(*(self._locals(self.p.stages[i]) for i in found))
         return [self._small(i, i in storing) for i in sorted(needed)]
 
     def _small(self, i: int, outputs: bool) -> Stage:
@@ -158,8 +179,16 @@ class _Splitting:
     def _folded(self, i: int) -> Stage:
         """A sliced stage from its parts on."""
         stage = self.p.stages[i]
-        body = [Fold(s.name, s.monoid, (self._part(i, s),)) if isinstance(s, Fold) else s for s in stage.body]
+        body = [Fold(s.name, s.monoid, (self._of_slice(i, s),)) if isinstance(s, Fold) else s for s in stage.body]
         return drop_unread_lets(Stage(stage.axes, (Axis(self.each, symbol(self.slices)),), tuple(body)))
+
+    def _of_slice(self, i: int, fold: Fold) -> Expr:
+        """What a slice adds to a fold."""
+        if i not in self.streamed:
+            return self._part(i, fold)
+        total, top = self.streamed[i]
+        (maximum,) = (s for s in self.p.stages[top].body if isinstance(s, Fold))
+        return total.merged(self._part(i, fold), self._part(top, maximum))
 
     def _part(self, i: int, fold: Fold) -> Load:
         part = self.parts[i, fold.name]
@@ -181,10 +210,29 @@ class _Splitting:
             arg = replace_axes(_written_out(f.args[0], lets), {self.axis: place})
             if any(isinstance(x, Ref) and self.p.operand.get(x.name) is None for x in walk(arg)):
                 raise _Refused  # it needs the result of another fold
+            if i in self.streamed:
+                arg = self._with_own_maximum(i, arg)
             body.append(Fold(f.name, f.monoid, (self._argument(arg, place, f.monoid),)))
         body += [self._stored(i, f) for f in folds]
+        if i in {top for _, top in self.streamed.values()}:
+            body.append(self._kept(i, folds[0]))
         inner = tuple(replace(a, extent=symbol(self.length)) if a.name == self.axis else a for a in stage.folds)
         return Stage((self.slice, *stage.axes), inner, tuple(body))
+
+    def _kept(self, i: int, maximum: Fold) -> Store:
+        """The maximum of a slice, for the sum that goes by with it."""
+        part = self.parts[i, maximum.name]
+        self.maxima[i] = mine = replace(part, name=self._fresh("h"), role="local")
+        self.operands[mine.name] = mine
+        return Store(mine.name, self._own_place(i), Ref(maximum.name, mine.dtype))
+
+    def _with_own_maximum(self, i: int, arg: Expr) -> Expr:
+        total, top = self.streamed[i]
+        mine = self.maxima[top]
+        return total.sliced(arg, Load(mine.name, self._own_place(top), mine.dtype))
+
+    def _own_place(self, i: int) -> tuple[Extent, ...]:
+        return (symbol(self.slice), *map(symbol, self.p.stages[i].axis_names))
 
     def _stored(self, i: int, fold: Fold) -> Store:
         axes = self.p.stages[i].axis_names
@@ -192,7 +240,7 @@ class _Splitting:
         shape = (symbol(self.slices), *(self.p.axis[a].extent for a in axes))
         part = Operand(self._fresh("p"), "output", dtype, shape)
         self.parts[i, fold.name] = self.operands[part.name] = part
-        return Store(part.name, (symbol(self.slice), *map(symbol, axes)), Ref(fold.name, dtype))
+        return Store(part.name, self._own_place(i), Ref(fold.name, dtype))
 
     # ---- slices that reach beyond the end
 
@@ -201,10 +249,10 @@ class _Splitting:
         return e if self.even else rewrite(e, self._guarded)
 
     def _guarded(self, x: Expr) -> Expr | None:
-        if not isinstance(x, Load) or not any(self.slice in symbols_of(i) for i in _entries(x)):
+        if not isinstance(x, Load) or not any(self.axis in symbols_of(i) for i in _entries(x)):
             return None
         shape, extent = self.operands[x.operand].shape, self.p.axis[self.axis].extent
-        along = [d for d, i in enumerate(x.index) if isinstance(i, Dim) and self.slice in symbols_of(i)]
+        along = [d for d, i in enumerate(x.index) if isinstance(i, Dim) and self.axis in symbols_of(i)]
         place = symbol(self.slice) * symbol(self.length) + symbol(self.axis)
         if len(along) != 1 or x.index[along[0]] != place or shape[along[0]] != extent:
             raise _Refused  # what is beyond the slice is not beyond the operand
@@ -231,7 +279,7 @@ class _Splitting:
 
     def _sliced(self, stages: Sequence[int], number: int) -> TileProgram:
         """Folds that wait for equally many others, on slices."""
-        before = self._made_for(stages)
+        before = self._made_for(stages, slices=True)
         task = (Axis(self.slice, symbol(self.slices)), *self.p.axes)
         program = self._program(f"slices{number or ''}", task, [*before, *map(self._sliced_stage, stages)])
         return self._with_even_operands(program) if self.even else program

@@ -145,7 +145,7 @@ def operands_of(p: TileProgram, params: Mapping[str, int]) -> dict[str, Any]:
         (GEMM, "k", {"M": 3, "K": 24, "N": 5}, 2),
         (PROLOGUE, "k", {"M": 3, "K": 24, "N": 5}, 2),
         (CONV, "i", {"H": 6, "C": 24, "O": 4}, 2),
-        (SOFTMAX, "k", {"M": 2, "K": 24}, 3),
+        (SOFTMAX, "k", {"M": 2, "K": 24}, 2),
         (LAYER_NORM, "k", {"M": 2, "K": 24}, 4),
         (EXTREMES, "k", {"M": 2, "K": 24}, 2),
     ],
@@ -214,3 +214,21 @@ def test_what_cannot_be_sliced_stays_whole() -> None:
     assert split_program(parse_program(GEMM), "n", even=True) is None  # no fold
     # what is beyond a slice of the channels is the next tap's weight
     assert split_program(parse_program(CONV), "i", even=False) is None
+
+
+@pytest.mark.parametrize("even", [True, False])
+def test_softmax_of_rows_with_infinities_and_nan(even: bool) -> None:
+    p, found = split(SOFTMAX, "k", even)
+    length = 24 if even else 23
+    x = RNG.standard_normal((6, length)).astype(np.float32)
+    x[0, :12] = -np.inf  # slices without a number
+    x[1] = -np.inf
+    x[2, 5] = np.inf
+    x[3, 5] = np.nan
+    x[4] = np.linspace(-500, 500, length)
+    sizes = {"M": 6, "K": length}
+    with np.errstate(all="ignore"):
+        want = run_program(p, sizes, {"x": x})["y"]
+        got = run_split(found, sizes | {found.slices: 4, found.length: 6}, {"x": x})["y"]
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    assert np.isnan(want[1:4]).all() and not np.isnan(want[[0, 4, 5]]).any()

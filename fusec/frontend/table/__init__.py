@@ -10,6 +10,7 @@ from fusec.frontend.table import (  # noqa: F401  # each fills ROWS when it is i
     convolve_transpose,
     elementwise,
     gather,
+    grouped_query,
     known_ops,
     loss,
     normalise,

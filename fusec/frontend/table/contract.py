@@ -33,6 +33,11 @@ def _matmul(call: Call) -> Value:
 
 @row("Gemm")
 def _gemm(call: Call) -> Value:
+    return _scaled_product(call)
+
+
+def _scaled_product(call: Call) -> Value:
+    """What Gemm computes."""
     a, b, c = call.x(0), call.x(1), call.maybe(2)
     if call.version < 7 and len(a.shape) > 2:
         raise NotNative("Gemm of more than matrices")
@@ -64,7 +69,7 @@ def scaled(call: Call, x: Value, factor: float) -> Value:
 def _fused_gemm(call: Call) -> Value:
     """A Gemm and an activation, which has as many parameters as are not absent."""
     names = ("activation_alpha", "activation_beta", "activation_gamma")
-    return activated(call, _gemm(call), [float(call.attrs[n]) for n in names if n in call.attrs])
+    return activated(call, _scaled_product(call), [float(call.attrs[n]) for n in names if n in call.attrs])
 
 
 @row("FusedMatMul", domain="com.microsoft")

@@ -246,17 +246,17 @@ def _rotary(call: Call) -> Value:
         if len(ids.shape) != 2:
             raise NotNative("position offsets")
         cos, sin = (call.emit("gather", table, ids, axis=0) for table in (cos, sin))
-    out = _rotated(call, x, cos, sin)
+    width = int(call.attr("rotary_embedding_dim", 0)) or x.shape[3]
+    out = rotated(call, x, cos, sin, width, bool(call.attr("interleaved", 0)))
     return call.reshape(out, call.x(0).shape) if was_flat else call.transpose(out, (0, 2, 1, 3))
 
 
-def _rotated(call: Call, x: Value, cos: Value, sin: Value) -> Value:
-    """x is [batch, sequence, heads, size], cos and sin [batch, sequence, half of the rotated size]."""
+def rotated(call: Call, x: Value, cos: Value, sin: Value, width: Extent, interleaved: bool) -> Value:
+    """The first `width` features of x [batch, sequence, heads, size] turned; cos and sin are [batch, sequence, width / 2]."""
     size = x.shape[3]
-    rotated = int(call.attr("rotary_embedding_dim", 0)) or size
-    if not isinstance(size, int) or not isinstance(rotated, int) or cos.shape[-1] != rotated // 2:
+    if not isinstance(size, int) or not isinstance(width, int) or cos.shape[-1] != width // 2:
         raise NotNative("rotary sizes that are known only at run time")
-    half, interleaved = rotated // 2, bool(call.attr("interleaved", 0))
+    half = width // 2
     cos, sin = (call.reshape(t, (t.shape[0], t.shape[1], 1, half)) for t in (cos, sin))
     if interleaved:
         first, second = _part(call, x, 0, half, 2), _part(call, x, 1, half, 2)
@@ -266,10 +266,10 @@ def _rotated(call: Call, x: Value, cos: Value, sin: Value) -> Value:
     imaginary = _combined(call, "add", first, sin, second, cos)
     if interleaved:
         pair = [call.reshape(p, (*p.shape, 1)) for p in (real, imaginary)]
-        out = call.reshape(call.concat(pair, 4), (*x.shape[:3], rotated))
+        out = call.reshape(call.concat(pair, 4), (*x.shape[:3], width))
     else:
         out = call.concat([real, imaginary], 3)
-    return out if rotated == size else call.concat([out, _part(call, x, rotated, size - rotated)], 3)
+    return out if width == size else call.concat([out, _part(call, x, width, size - width)], 3)
 
 
 def _combined(call: Call, op: str, a: Value, p: Value, b: Value, q: Value) -> Value:

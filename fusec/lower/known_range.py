@@ -6,6 +6,7 @@ import numpy as np
 
 from fusec.ir.graph import Graph, Node, Value
 from fusec.ir.types import DType
+from fusec.tile.fold import limits
 
 Interval = tuple[int, int]
 SAME = frozenset(["gather", "gather_elements", "gather_nd", "reshape", "transpose", "expand", "slice", "identity"])
@@ -39,7 +40,7 @@ def _read(node: Node) -> list[Value]:
     """The operands whose ranges matter."""
     if node.op in SAME:
         return [node.operands[0]]
-    return list(node.operands) if node.op in ("add", "sub", "cast", "min") else []
+    return list(node.operands) if node.op in ("add", "sub", "mul", "cast", "min", "max", "relu") else []
 
 
 def _of_array(graph: Graph, v: Value) -> Interval | None:
@@ -54,9 +55,11 @@ def _of_array(graph: Graph, v: Value) -> Interval | None:
 def _of_node(node: Node, ranges: list[Interval | None]) -> Interval | None:
     if node.outputs[0].dtype is DType.BOOL:
         return 0, 1
+    if node.op in ("min", "max", "relu") and node.outputs[0].dtype.is_integer:
+        pick = min if node.op == "min" else max
+        known = [r or limits(node.outputs[0].dtype) for r in ranges] + ([(0, 0)] if node.op == "relu" else [])
+        return int(pick(low for low, _ in known)), int(pick(high for _, high in known))
     given = [r for r in ranges if r is not None]
-    if node.op == "min" and given and node.outputs[0].dtype in (DType.U8, DType.U16, DType.U32, DType.U64):
-        return 0, min(high for _, high in given)
     if not given or len(given) < len(ranges):
         return None
     match node.op:
@@ -64,6 +67,9 @@ def _of_node(node: Node, ranges: list[Interval | None]) -> Interval | None:
             return given[0][0] + given[1][0], given[0][1] + given[1][1]
         case "sub":
             return given[0][0] - given[1][1], given[0][1] - given[1][0]
+        case "mul":
+            ends = [x * y for x in given[0] for y in given[1]]
+            return min(ends), max(ends)
     return given[0]
 
 

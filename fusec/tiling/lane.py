@@ -16,6 +16,8 @@ INVARIANT, CONTIGUOUS = 0.3, 1.0
 """Cost of a vector's worth of an access that does not move along the lane, and of one that moves by one element."""
 SECOND = 2.5
 """Cost of a load of every second element: two loads and two shuffles."""
+GATHERED = 0.5
+"""Cost per lane of places that are read from memory: a row apart, elements would be farther from each other."""
 TURNED = 2.5
 """Cost of an access that is contiguous along another axis, and turned around in registers."""
 INSIDE = 4.0
@@ -114,6 +116,8 @@ def _access_cost(program: TileProgram, operand: str, index: Sequence[Extent | Ex
     step = stride(program, operand, index, axis)
     if step == 0:
         return INVARIANT
+    if step is None:
+        return GATHERED * isa.lanes
     return CONTIGUOUS if step == 1 else float(isa.lanes)
 
 

@@ -35,6 +35,20 @@ def test_ranges_of_computed_indices() -> None:
         assert known_range(g, v) == want, v
 
 
+def test_clamps_of_what_is_not_known() -> None:
+    b = GraphBuilder()
+    i, x = b.input("i", "i64[N]"), b.input("x", "f32[N]")
+    low, high = b.weight("low", np.array(2, np.int64)), b.weight("high", np.array(9, np.int64))
+    clamped = b.op("max", b.op("min", i, high), low)
+    above = b.op("relu", b.op("min", i, high))
+    row = b.op("mul", b.op("sub", above, low), high)
+    place = b.op("cast", above, to=DType.U32)
+    floats = b.op("relu", x)
+    g = b.graph([clamped, row, place, floats])
+    for v, want in ((clamped, (2, 9)), (above, (0, 9)), (row, (-18, 63)), (place, (0, 9)), (floats, None)):
+        assert known_range(g, v) == want, v
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint32])
 def test_sums_that_wrap_are_not_known(dtype: type[np.unsignedinteger]) -> None:
     b = GraphBuilder()

@@ -12,11 +12,11 @@ from fusec.frontend.call import Call, check_equal, row
 from fusec.frontend.table.pool import extent_data
 from fusec.frontend.table.resize import TAPS, cubic_weight
 from fusec.frontend.table.view import check_size
-from fusec.ir.dim import Extent
+from fusec.ir.dim import Extent, product
 from fusec.ir.graph import Value
 from fusec.ir.types import DType, TensorType
 
-I64, F32 = DType.I64, DType.F32
+I64, U32, F32 = DType.I64, DType.U32, DType.F32
 MODES = {"bilinear": "linear", "bicubic": "cubic", "linear": "linear", "cubic": "cubic", "nearest": "nearest"}
 PADDINGS = ("zeros", "border", "reflection")
 
@@ -37,52 +37,57 @@ def _grid_sample(call: Call) -> Value:
         call.require(n, 1, f"there must be something to sample along axis {axis}, the input has")
     mode, places = MODES[mode], grid.shape[:-1]
     grid = call.cast(grid, F32)
+    at = [_coordinate(call, grid, rank - 1 - axis, x.shape[2 + axis]) for axis in range(rank)]
+    if mode == "cubic":
+        out = _windows(call, x, at, padding, places)
+    else:
+        taps = [
+            [_taps(call, a, n, mode, padding, (k,)) for k in TAPS[mode]] for a, n in zip(at, x.shape[2:], strict=True)
+        ]
+        out = _corners(call, x, taps, mode == "linear" or padding == "zeros")
+    return call.cast(call.transpose(out, (0, rank + 1, *range(1, rank + 1))), x.dtype)
+
+
+def _windows(call: Call, x: Value, at: Sequence[Value], padding: str, places: tuple[Extent, ...]) -> Value:
+    """The sum over a window of neighbours, four per axis."""
+    rank, count = len(at), len(TAPS["cubic"])
     indices, weights = list[Value](), list[Value]()
     for axis in range(rank):
-        at = _coordinate(call, grid, rank - 1 - axis, x.shape[2 + axis])
-        index, weight = _taps(call, at, x.shape[2 + axis], mode, padding)
-        count = len(TAPS[mode])
-        inner = tuple(count if i == axis else 1 for i in range(rank)) if mode == "cubic" else (count,)
+        index, weight = _taps(call, at[axis], x.shape[2 + axis], "cubic", padding, TAPS["cubic"])
+        inner = tuple(count if i == axis else 1 for i in range(rank))
         indices.append(call.reshape(index, (*places, *inner)))
         weights.append(call.reshape(weight, (*places, *inner, 1)))
-    if mode != "cubic":
-        out = _corners(call, x, indices, weights, mode == "linear" or padding == "zeros")
-        return call.cast(call.transpose(out, (0, rank + 1, *range(1, rank + 1))), x.dtype)
-    taps = (len(TAPS[mode]),) * rank
+    taps = (count,) * rank
     columns = [call.reshape(call.expand(i, (*places, *taps)), (*places, *taps, 1)) for i in indices]
     last = call.transpose(x, (0, *range(2, rank + 2), 1))
     found = call.emit("gather_nd", last, call.concat(columns, rank * 2 + 1), batch_dims=1)
     found = call.cast(found, F32) if x.dtype.itemsize < 4 else found
     for weight in weights:
         found = call.emit("mul", found, call.cast(weight, found.dtype))
-    out = call.emit("reduce_sum", found, axes=tuple(range(rank + 1, 2 * rank + 1)), keepdims=False)
-    return call.cast(call.transpose(out, (0, rank + 1, *range(1, rank + 1))), x.dtype)
+    return call.emit("reduce_sum", found, axes=tuple(range(rank + 1, 2 * rank + 1)), keepdims=False)
 
 
-def _corners(call: Call, x: Value, indices: Sequence[Value], weights: Sequence[Value], weighed: bool) -> Value:
-    """The sum over one or two neighbours per axis, written out: so few are no loop of their own."""
-    rank, lead = len(indices), indices[0].shape[:-1]
-    last = call.transpose(x, (0, *range(2, rank + 2), 1))
+def _corners(call: Call, x: Value, taps: Sequence[Sequence[tuple[Value, Value]]], weighed: bool) -> Value:
+    """The sum over one or two neighbours per axis, written out: so few are no loop of their own. One index names a
+    neighbour in all axes."""
+    spatial = x.shape[2:]
+    size = product(spatial)
+    kind = U32 if isinstance(size, int) and size < 1 << 31 else I64
+    last = call.transpose(call.reshape(x, (*x.shape[:2], size)), (0, 2, 1))
     out: Value | None = None
-    for corner in itertools.product(range(int(indices[0].shape[-1])), repeat=rank):  # type: ignore[arg-type]
-        columns = [_part(call, i, j, len(lead)) for i, j in zip(indices, corner)]
-        found = call.emit("gather_nd", last, call.concat(columns, len(lead)), batch_dims=1)
+    for corner in itertools.product(*taps):
+        at, factor = corner[0]
+        at = call.cast(at, kind)
+        for (index, weight), n in zip(corner[1:], spatial[1:], strict=True):
+            at = call.emit("mul", at, call.cast(extent_data(call, n), kind))
+            at = call.emit("add", at, call.cast(index, kind))
+            factor = call.emit("mul", factor, weight)
+        found = call.emit("gather_nd", last, at, batch_dims=1)
         found = call.cast(found, F32) if x.dtype.itemsize < 4 else found
-        factor: Value | None = None
-        for w, j in zip(weights, corner) if weighed else ():
-            one = call.reshape(_part(call, w, j, len(lead)), (*lead, 1))
-            factor = one if factor is None else call.emit("mul", factor, one)
-        found = found if factor is None else call.emit("mul", found, call.cast(factor, found.dtype))
+        found = call.emit("mul", found, call.cast(factor, found.dtype)) if weighed else found
         out = found if out is None else call.emit("add", out, found)
     assert out is not None
     return out
-
-
-def _part(call: Call, x: Value, j: int, axis: int) -> Value:
-    """The j-th element along an axis, which stays as size 1."""
-    starts = tuple(j if i == axis else 0 for i in range(len(x.shape)))
-    sizes = tuple(1 if i == axis else d for i, d in enumerate(x.shape))
-    return call.emit("slice", x, starts=starts, sizes=sizes, steps=(1,) * len(sizes))
 
 
 def _coordinate(call: Call, grid: Value, column: int, size: Extent) -> Value:
@@ -97,9 +102,9 @@ def _coordinate(call: Call, grid: Value, column: int, size: Extent) -> Value:
     return call.emit("div", call.emit("sub", call.emit("mul", at, n), one), two)
 
 
-def _taps(call: Call, at: Value, size: Extent, mode: str, padding: str) -> tuple[Value, Value]:
-    """The neighbours of each place, as indices inside, and their weights."""
-    offsets = call.builder.constant(np.array(TAPS[mode], np.float32))
+def _taps(call: Call, at: Value, size: Extent, mode: str, padding: str, places: Sequence[int]) -> tuple[Value, Value]:
+    """The neighbours of each place at `places` beside it, as indices inside, and their weights: along the last axis."""
+    offsets = call.builder.constant(np.array(places, np.float32))
     below = call.emit("round" if mode == "nearest" else "floor", at)
     distance = call.emit("abs", call.emit("sub", call.emit("sub", at, below), offsets))
     index = call.cast(call.emit("add", below, offsets), I64)

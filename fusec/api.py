@@ -150,7 +150,8 @@ def _plan(graph: Graph, fused: FusedGraph, options: Options, trace: Trace) -> Pl
 
     context = _context(options, trace)
     with trace.stage("lower") as counts:
-        lowered = lower(fused, context, one_launch_per_op=not options.fuse)
+        on_device = backend.device(context.target.kind) is not None
+        lowered = lower(fused, context, one_launch_per_op=not options.fuse, many_workers=on_device)
         lowered = split_calls(lowered, context.target, options.precision)
         counts.update(kernels=len(lowered.calls), programs=len(lowered.programs))
     for program in lowered.programs:

@@ -47,8 +47,11 @@ class Lowered:
         return tuple({c.program.name: c.program for c in self.calls}.values())
 
 
-def lower(fused: FusedGraph, context: object = None, one_launch_per_op: bool = False) -> Lowered:
-    """Lower every group; `one_launch_per_op` makes each its own region, as the unfused baseline runs."""
+def lower(
+    fused: FusedGraph, context: object = None, one_launch_per_op: bool = False, many_workers: bool = False
+) -> Lowered:
+    """Lower every group; `one_launch_per_op` makes each its own region, as the unfused baseline runs. `many_workers` are those
+    of a device: steps that one of them would do alone are cut in two."""
     del context
     graph = fused.graph
     aliases = find_aliases(fused)
@@ -72,7 +75,7 @@ def lower(fused: FusedGraph, context: object = None, one_launch_per_op: bool = F
             continue
         _check_native(g)
         if g.kind is Kind.RECURRENT:
-            calls, values = _lower_steps(g, graph, programs, root)
+            calls, values = _lower_steps(g, graph, programs, root, many_workers)
             extra |= values
             work.append(_work(calls, reads, made, graph))
         else:
@@ -88,14 +91,14 @@ def lower(fused: FusedGraph, context: object = None, one_launch_per_op: bool = F
 
 
 def _lower_steps(
-    g: Group, graph: Graph, programs: Programs, root: Callable[[str], str]
+    g: Group, graph: Graph, programs: Programs, root: Callable[[str], str], many_workers: bool
 ) -> tuple[tuple[Call, ...], dict[str, Type]]:
     """The calls of a node that runs step by step, and the types of values that are not the graph's."""
     if g.nodes[0].op == "running":
         return lower_running(g, graph, programs, root), {}
     if g.nodes[0].op == "top_k":
         return lower_top_k(g, graph, programs, root), {}
-    layer = lower_recurrent(g, graph, programs, root)
+    layer = lower_recurrent(g, graph, programs, root, many_workers)
     return layer.calls, layer.values
 
 

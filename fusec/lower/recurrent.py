@@ -3,7 +3,8 @@
 A step reads the state that the step before left and writes its own into the other half of `h`, so that tiles of a step
 never disturb each other. The recurrent product is a stage of its own, one matrix per gate; the second stage does all
 that happens element by element. Columns are a task axis: workers keep their part of the weights in their caches for all
-steps. A gru that resets before its product needs all of one product for the next one: its steps are not cut by columns.
+steps. A gru that resets before its product needs all of one product for the next one: its steps are not cut by columns. On
+devices, where one worker alone would have to read all weights at every step, they are two steps each, see `_Step.halves`.
 """
 
 from __future__ import annotations
@@ -37,6 +38,11 @@ T, B, H, W, P = (symbol(n) for n in "TBHWP")
 t, b, j, k, q, i = (symbol(n) for n in "tbjkqi")
 THEN, NOW = mod(t + 1, 2), mod(t, 2)
 """The halves of the state: the one that the step before wrote, and this step's own."""
+s = symbol("s")
+"""Of a step in two: the first reads plane 0, the state, and leaves what the gates reset of it in plane 1, the second reads that
+and writes the state."""
+ALONE = 128
+"""Units up to which a block of a device keeps the weights of all gates, and has no need for others."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +53,20 @@ class Layer:
     values: dict[str, Type]
 
 
-def lower_recurrent(group: Group, graph: Graph, programs: Programs, root: Callable[[str], str]) -> Layer:
-    """The calls of a group that is one recurrent node. `root` says which value owns the bytes of a value."""
-    return _Lowering(group, graph, programs, root).run()
+def lower_recurrent(
+    group: Group, graph: Graph, programs: Programs, root: Callable[[str], str], many: bool = False
+) -> Layer:
+    """The calls of a group that is one recurrent node. `root` says which value owns the bytes of a value.
+
+    `many`: there are so many workers that every step should be cut by columns, even where they meet twice for it.
+    """
+    return _Lowering(group, graph, programs, root, many).run()
 
 
 class _Lowering:
     """One node."""
 
-    def __init__(self, group: Group, graph: Graph, programs: Programs, root: Callable[[str], str]) -> None:
+    def __init__(self, group: Group, graph: Graph, programs: Programs, root: Callable[[str], str], many: bool) -> None:
         (self.node,) = group.nodes
         self.group, self.graph, self.programs, self.root = group, graph, programs, root
         cell = CELLS[self.node.op]
@@ -72,12 +83,17 @@ class _Lowering:
         self.state = name
         self.has_cell = cell.states == 2
         self.cell = self.node.outputs[2].name if self.has_cell else ""
+        self.resets_first = self.node.op == "gru" and not self.node.attr("linear_before_reset")
+        self.in_halves = self.resets_first and many and isinstance(self.hidden, int) and self.hidden > ALONE
 
     def run(self) -> Layer:
         calls = [self.start(), self.step()]
         if (last := self.outputs[1]) is not None:
             calls.append(self.last(last))
         values: dict[str, Type] = {self.state: TensorType(self.dtype, (2, self.batch, self.hidden))}
+        if self.in_halves:
+            for name, dtype in self.columns().items():
+                values[f"{self.state}/{name}"] = TensorType(dtype, (self.batch, self.hidden))
         return Layer(tuple(calls), values)
 
     def start(self) -> Call:
@@ -88,11 +104,22 @@ class _Lowering:
         stores: list[Statement] = [Let("first", h)] if isinstance(h, Load) else []
         value = Ref("first", self.dtype) if stores else h
         stores += [Store("state", (half, b, j), value) for half in (0, 1)]
+        if self.in_halves:
+            stores += [Store("own", (b, j), value), Store("gate", (b, j), Const(0.0, wide(self.dtype)))]
+            self.add_columns(program, "output")
         if self.has_cell:
             stores.append(Store("cell", (b, j), self.initial(program, "c")))
             program.add("cell", "output", (B, H), self.cell)
         program.stages.append(Stage(("b", "j"), (), tuple(stores)))
         return self.call(program, "start", {"B": self.batch, "H": self.hidden})
+
+    def columns(self) -> dict[str, DType]:
+        """What a step in two halves keeps of its own columns: the state, and the gate that the first half computes."""
+        return {"own": self.dtype, "gate": wide(self.dtype)}
+
+    def add_columns(self, program: _Program, role: str) -> None:
+        for name, dtype in self.columns().items():
+            program.add(name, role, (B, H), f"{self.state}/{name}", dtype)
 
     def initial(self, program: _Program, which: str) -> Expr:
         v = self.given.get(which)
@@ -108,13 +135,15 @@ class _Lowering:
         program.add("out", "output", (B, H), self.root(name))
         value = Load("state", (symbol("S"), b, j), self.dtype)
         program.stages.append(Stage(("b", "j"), (), (Store("out", (b, j), value),)))
-        return self.call(program, "last", {"B": self.batch, "H": self.hidden, "S": mod(self.steps + 1, 2)})
+        place = 0 if self.in_halves else mod(self.steps + 1, 2)
+        return self.call(program, "last", {"B": self.batch, "H": self.hidden, "S": place})
 
     def step(self) -> Call:
         """All steps."""
         gates, node = CELLS[self.node.op].gates, self.node
-        whole = node.op == "gru" and not node.attr("linear_before_reset")
-        axes = [Axis("t", T, sequential=True), Axis("b", B), *([] if whole else [Axis("j", H)])]
+        halves = [Axis("s", 2, sequential=True)] if self.in_halves else []
+        columns = [Axis("j", H)] if self.in_halves or not self.resets_first else []
+        axes = [Axis("t", T, sequential=True), *halves, Axis("b", B), *columns]
         program = _Program(self.dtype, ["T", "B", "H", "W", "P"], axes)
         x, r = node.operands[:2]
         program.add("x", self.role(x.name), (T, B, W), self.root(x.name))
@@ -123,6 +152,8 @@ class _Lowering:
             if (v := self.given.get(name)) is not None:
                 program.add(name, self.role(v.name), shape, self.root(v.name), v.dtype)
         program.add("state", "inout", (2, B, H), self.state)
+        if self.in_halves:
+            self.add_columns(program, "inout")
         if self.has_cell:
             program.add("cell", "inout", (B, H), self.cell)
         if self.outputs[0] is not None:
@@ -184,6 +215,9 @@ class _Step:
 
     def gru(self) -> None:
         f, g = functions_of(self.attrs)
+        if "gate" in self.p.operands:
+            self.halves(f, g)
+            return
         if not self.attrs["linear_before_reset"]:
             self.reset_first(f, g)
             return
@@ -217,6 +251,26 @@ class _Step:
         z = self.let("z", f(add(self.input(0), self.held_local("g", b, 0, j))))
         new = gru_state(z, n, self.let("old", self.load("state", THEN, b, j)))
         self.store(new, axes=("t", "b", column), folds=(fold,))
+
+    def halves(self, f: Callable[[Expr], Expr], g: Callable[[Expr], Expr]) -> None:
+        """The same in two steps of all columns each: what is reset is handed on like a state. Both multiply with the matrices
+        of all gates, so that a worker keeps them, and take what they need."""
+        self.p.local("g", (B, 3, H), self.held)
+        weights = widened(Load("r", (q, k, j), self.p.dtype))
+        fold = Fold("p", "sum", (prim("mul", self.load("state", s, b, k), weights),))
+        store = Store("g", (b, q, j), Ref("p", self.held))
+        self.p.stages.append(Stage(("t", "s", Axis("q", 3), "b", "j"), (Axis("k", H),), (fold, store)))
+        is_first = compare("eq", Index(s), Const(0, DType.I64))
+        old = self.let("old", self.load("own", b, j))
+        reset = mul(self.let("reset", f(add(self.input(1), self.product(1)))), old)
+        z = where(is_first, f(add(self.input(0), self.product(0))), self.load("gate", b, j), like=old)
+        z = self.let("z", z)
+        inner = self.product(2)
+        if "bias" in self.p.operands:
+            inner = add(inner, self.load("bias", j))
+        new = gru_state(z, g(add(self.input(2), inner)), old)
+        self.body.append(Store("gate", (b, j), z))
+        self.store(where(is_first, reset, new, like=old), axes=("t", "s", "b", "j"), first=is_first)
 
     def rnn(self) -> None:
         (f,) = functions_of(self.attrs)
@@ -286,21 +340,29 @@ class _Step:
         old_c: Expr | None = None,
         axes: tuple[str | Axis, ...] = ("t", "b", "j"),
         folds: tuple[Axis, ...] = (),
+        first: Expr | None = None,
     ) -> None:
-        """The last stage: new states, and the output, which is 0 past the end of a sequence."""
+        """The last stage: new states, and the output, which is 0 past the end of a sequence. `first` tells the first half of a
+        step in two, which stores what is for the second one, and no output."""
         dtype = self.p.dtype
         h = self.let("h", cast(h, dtype))
         kept, shown = h, h
         if "lengths" in self.p.operands:
             length = cast(Load("lengths", (b,), self.p.operands["lengths"].dtype), DType.I64)
             live = self.let("live", compare("lt", Index(self.at), length))
-            kept = where(live, h, Load("state", (THEN, b, j), dtype), like=h)
+            old = Load("state", (THEN, b, j), dtype) if first is None else Load("own", (b, j), dtype)
+            kept = where(live, h, old, like=h)
             shown = where(live, h, 0.0, like=h)
             if c is not None and old_c is not None:
                 c = where(live, c, old_c, like=c)
-        self.body.append(Store("state", (NOW, b, j), kept))
+        if first is None:
+            self.body.append(Store("state", (NOW, b, j), kept))
+        else:
+            self.body.append(Store("state", (1 - s, b, j), kept))
+            self.body.append(Store("own", (b, j), where(first, Load("own", (b, j), dtype), kept, like=kept)))
         if c is not None:
             self.body.append(Store("cell", (b, j), cast(c, dtype)))
         if "y" in self.p.operands:
-            self.body.append(Store("y", (self.at, b, j), shown))
+            at = self.at if first is None else self.at + (1 - s) * T  # nowhere in the first half
+            self.body.append(Store("y", (at, b, j), shown, partial=first is not None))
         self.p.stages.append(Stage(axes, folds, tuple(self.body)))

@@ -16,7 +16,7 @@ from fusec.schedule.schedule import COUNT, SIGNAL, WAIT, WAITS, Schedule
 class Clocks:
     """`before[t, w]`: tasks of worker w that are complete when task t starts; task t is number `position[t]` of `worker[t]`."""
 
-    before: IntArray
+    before: npt.NDArray[np.int32]
     worker: IntArray
     position: IntArray
 
@@ -49,7 +49,7 @@ def simulate(s: Schedule, error: type[BugError]) -> Clocks:
     _check_tables(s, error)
     tasks = len(s.tasks)
     worker = np.repeat(np.arange(s.workers), np.diff(s.queue_starts))
-    clocks = Clocks(np.zeros((tasks, s.workers), np.int64), np.empty_like(s.queues), np.empty_like(s.queues))
+    clocks = Clocks(np.zeros((tasks, s.workers), np.int32), np.empty_like(s.queues), np.empty_like(s.queues))
     clocks.worker[s.queues] = worker
     clocks.position[s.queues] = np.arange(tasks) - s.queue_starts[worker] + 1
     _Run(s, clocks, error).go()
@@ -64,12 +64,12 @@ class _Run:
         self.shared = _shared_counters(s, clocks.worker)
         self.rows, self.waits, self.totals = s.tasks[:, WAIT:].tolist(), s.waits.tolist(), s.totals.tolist()
         self.signalled: list[list[int]] = [[] for _ in self.totals]
-        self.joint: dict[int, IntArray] = {}
+        self.joint: dict[int, npt.NDArray[np.int32]] = {}
         """Of a counter that several workers increment and that has its full count: the latest of all their clocks."""
         self.standing: dict[int, list[int]] = {}
         self.enough: dict[int, int] = {}
         """Of a counter at which workers stand: from which count on one of them may go on."""
-        self.state = np.zeros((s.workers, s.workers), np.int64)
+        self.state = np.zeros((s.workers, s.workers), np.int32)
         self.at = [0] * s.workers
 
     def go(self) -> None:
@@ -109,7 +109,7 @@ class _Run:
                 del self.enough[signal]
         return None
 
-    def learn(self, mine: IntArray, t: int, c: int, threshold: int) -> None:
+    def learn(self, mine: npt.NDArray[np.int32], t: int, c: int, threshold: int) -> None:
         """What is done where a wait is over: whatever the tasks that it counts followed, and they themselves."""
         clocks = self.clocks
         if not self.shared[c]:
@@ -123,7 +123,7 @@ class _Run:
         if c not in self.joint:
             members = self.signalled[c]
             joint = clocks.before[members].max(0)
-            np.maximum.at(joint, clocks.worker[members], clocks.position[members])
+            np.maximum.at(joint, clocks.worker[members], clocks.position[members].astype(np.int32))
             self.joint[c] = joint
         np.maximum(mine, self.joint[c], out=mine)
 

@@ -159,8 +159,10 @@ def _check_arena(s: Schedule, region: BoundRegion, clocks: Clocks, uses: Uses) -
     wrong = (low[:, None] < high) & (low < high[:, None])
     np.fill_diagonal(wrong, False)
     if wrong.any():
-        ordered = clocks.sets_follow([np.concatenate([u.tasks for u in uses.of[n]]) for n in names])
-        wrong &= ~(ordered | ordered.T)
+        sharing = np.flatnonzero(wrong.any(0))
+        users = [np.unique(np.concatenate([u.tasks for u in uses.of[names[i]]])) for i in sharing.tolist()]
+        ordered = clocks.sets_follow(users)
+        wrong[np.ix_(sharing, sharing)] &= ~(ordered | ordered.T)
     if wrong.any():
         x, y = np.argwhere(wrong)[0].tolist()
         raise ScheduleError(f"temporaries {names[x]} and {names[y]} share bytes of the arena and have no order")

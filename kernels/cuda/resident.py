@@ -118,7 +118,7 @@ class ResidentStages:
 
     def _is_point(self, stage: Stage, tiling: StageTiling) -> bool:
         """Whether a stage has no fold and no more points than there are threads, none of them more than once."""
-        if stage.folds or tiling.template != "points" or stage.scattered or any(x.partial for x in stage.stores):
+        if stage.folds or tiling.template != "points" or stage.scattered:
             return False
         total, ordered = 1, stage.ordered()
         for axis in stage.axis_names:

@@ -19,10 +19,13 @@ from fusec.kernels.cuda.emulator.device import EmulatedDevice, Emulation
 from fusec.kernels.cuda.kernel_class import class_key
 from fusec.kernels.cuda.module import module_text
 from fusec.kernels.kernel import Guard, Kernel
+from fusec.lower import recurrent
 from fusec.plan.plan import RegionStep
 from fusec.runtime.steps import region_symbols
 from fusec.schedule.device import schedule_device
 from fusec.schedule.region import bind_calls
+from fusec.schedule.schedule import CALL, WAITS
+from fusec.schedule.validate import ScheduleError, validate
 from fusec.target import Target
 from fusec.tiling.cost import tile_microseconds
 from fusec.tiling.device import resident
@@ -39,6 +42,9 @@ MODELS = {
     "open rows": layer("LSTM", batch="B", steps=STEPS),
     "gru": layer("GRU", hidden=30, steps=STEPS, linear_before_reset=1),
     "gru that resets first": layer("GRU", steps=STEPS, initial=True),
+    "gru in halves": layer("GRU", steps=STEPS, initial=True),
+    "gru in halves, both directions": layer("GRU", hidden=30, batch=9, direction="bidirectional"),
+    "gru in halves, lengths": layer("GRU", steps=STEPS, lengths=True),
     "rnn": layer("RNN", hidden=20, steps=STEPS, batch=3),
     "stack": stack(batch=1),
 }
@@ -59,7 +65,9 @@ def plans():
     """Blocks keep eight columns, so that several share a step."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resident, "WIDTHS", (8,))
-        return {name: plan_of(m) for name, m in MODELS.items()}
+        out = {name: plan_of(m) for name, m in MODELS.items() if "halves" not in name}
+        patch.setattr(recurrent, "ALONE", 8)
+        return out | {name: plan_of(m) for name, m in MODELS.items() if "halves" in name}
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +76,9 @@ def module(plans):
 
 
 def feeds(name, steps=STEPS):
-    rows = {"stack": 1, "more rows than a tile": 9, "rnn": 3}.get(name, 2)
+    rows = {"stack": 1, "more rows than a tile": 9, "gru in halves, both directions": 9, "rnn": 3}.get(name, 2)
     x = {"x": numbers(steps, rows, 24 if name == "stack" else 12, seed=steps)}
-    return x | ({"n": LENGTHS} if name == "everything" else {})
+    return x | ({"n": LENGTHS} if name == "everything" or "lengths" in name else {})
 
 
 def check(plans, module, name, x):
@@ -91,8 +99,25 @@ def test_the_answers_of_the_cpu(plans, module, name):
 
 
 @pytest.mark.parametrize("steps", [1, 0])
-def test_few_steps(plans, module, steps):
-    check(plans, module, "stack", feeds("stack", steps))
+@pytest.mark.parametrize("name", ["stack", "gru in halves, both directions"])
+def test_few_steps(plans, module, name, steps):
+    check(plans, module, name, feeds(name, steps))
+
+
+def test_every_half_step_is_waited_for(plans):
+    """A layer that resets first: blocks meet twice in each step, and the proof fails without any one of these waits."""
+    plan = plans["gru in halves"]
+    (step,) = (s for s in plan.steps if isinstance(s, RegionStep))
+    region = bind_calls(step, plan.kernels, {}, plan.values, plan.root)
+    schedule = schedule_device(region, 8, lambda k: tile_microseconds(k, plan.target))
+    (at,) = (c for c, call in enumerate(region.calls) if call.kernel.kernel.keeps)
+    mine = np.flatnonzero((schedule.tasks[:, CALL] == at) & (schedule.tasks[:, WAITS] > 0))
+    assert len(mine) >= 2 * STEPS * 3 - 3  # three blocks
+    for t in mine.tolist():
+        tasks = schedule.tasks.copy()
+        tasks[t, WAITS] = 0
+        with pytest.raises(ScheduleError):
+            validate(replace(schedule, tasks=tasks), region)
 
 
 @pytest.mark.parametrize("rows", [1, 11])

@@ -77,8 +77,10 @@ def aligned(size: int) -> Any:
     return room[start : start + size]
 
 
-def kernel_call(kernel: Kernel, target: Target, params: dict[str, int], arrays: dict[str, Any]) -> Callable[[], None]:
-    """A closure that runs all tiles of a kernel once."""
+def kernel_tiles(
+    kernel: Kernel, target: Target, params: dict[str, int], arrays: dict[str, Any]
+) -> tuple[Callable[[int, int], None], int]:
+    """A closure that runs `count` tiles of a kernel from number `first` on, and how many tiles there are."""
     binary = build(emit(kernel, target), target)
     bound, loaded = kernel.bind(params), load(binary)
     scratch = aligned(evaluate(binary.scratch, bound.environment) // 4 + 16)
@@ -87,13 +89,18 @@ def kernel_call(kernel: Kernel, target: Target, params: dict[str, int], arrays: 
         pointer = slot.kind == "pointer"
         words[i] = arrays[slot.name].ctypes.data if pointer else evaluate(slot.extent, bound.environment)
     entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)(loaded.address)
-    arguments = (words.ctypes.data, 0, bound.tiles, scratch.ctypes.data)
-    alive = (words, scratch, arrays)
+    slots, room = words.ctypes.data, scratch.ctypes.data
 
-    def run(_: Any = alive) -> None:
-        entry(*arguments)
+    def run(first: int, count: int, _: Any = (words, scratch, arrays)) -> None:
+        entry(slots, first, count, room)
 
-    return run
+    return run, bound.tiles
+
+
+def kernel_call(kernel: Kernel, target: Target, params: dict[str, int], arrays: dict[str, Any]) -> Callable[[], None]:
+    """A closure that runs all tiles of a kernel once."""
+    run, tiles = kernel_tiles(kernel, target, params, arrays)
+    return lambda: run(0, tiles)
 
 
 def ours(text: str, target: Target, shape: tuple[int, int, int], tile: str | None, x: Any, w: Any) -> Callable[[], Any]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from fusec.ir.dim import Dim, Extent, ceildiv, floordiv, linear, maximum, minimum, product, symbols_of
 from fusec.ir.expr import Load
 from fusec.ir.types import DType
+from fusec.kernels.cpu.chunk import CHUNK_ROWS
 from fusec.kernels.cpu.contract_epilogue import SHORT_SUM
 from fusec.kernels.cpu.contract_form import Contraction, before_widening, direct_load, panel_load, stores_columns
 from fusec.kernels.kernel import StageTiling
@@ -29,10 +30,9 @@ MOST_ROWS = 66
 TURNED_ROWS, LINE = 96, 16
 """Rows where columns of at least four such tiles are stored and sums are short: stretches of columns are then whole lines of
 memory, of so many elements (0.8 of the time of 66 rows for a first convolution of 224 x 224 pixels; AVX2, Zen 4)."""
-ALL_ROWS = 198
-"""All rows are one tile where they are no more than this, and ..."""
 A_ELEMENTS = 160 << 10
-"""... no more elements of A, which then stays in the second level cache: B comes by once."""
+"""All rows are one tile where they are no more than a chunk, and no more elements of A than this, which then stays in the
+second level cache: B comes by once."""
 FEWEST_ROWS = 24
 """Rows of a tile at least where each tile computes its part of A first: B then comes from afar a few times only."""
 UNIT = 32
@@ -141,7 +141,7 @@ def _rows(program: TileProgram, form: Contraction, rows: int, depth: Extent, has
     elif _is_stored(program, form) and _is_direct(program, form):
         fits = minimum(1, floordiv(A_ELEMENTS, maximum(1, extent * depth)))
         large = minimum(1, floordiv(depth * program.axis[form.n].extent, LARGE_WEIGHT))
-        limit = most + maximum(fits * (ALL_ROWS // rows * rows - most), large * (MORE_ROWS // rows * rows - most))
+        limit = most + maximum(fits * (CHUNK_ROWS // rows * rows - most), large * (MORE_ROWS // rows * rows - most))
     elif _is_stored(program, form):
         task = floordiv(TASK_FLOPS, maximum(1, 2 * COLUMNS_AFTER_PROLOGUE * depth))
         limit = maximum(fewest, minimum(most, task))

@@ -17,6 +17,7 @@ from fusec.errors import BugError
 from fusec.ir.dim import minimum
 from fusec.ir.types import DType
 from fusec.kernels.cpu.builder import Value
+from fusec.kernels.cpu.chunk import CHUNK_ROWS
 from fusec.kernels.cpu.context import Context
 from fusec.kernels.cpu.contract_context import ContractContext
 from fusec.kernels.cpu.contract_dot import emit_dot, is_dot
@@ -31,10 +32,8 @@ from fusec.kernels.cpu.vector import register_type
 from fusec.kernels.kernel import StageTiling
 from fusec.tile.program import Stage
 
-CHUNK_ROWS = 198
-"""Rows that share a panel before the next one is read; tiling gives as many where A stays in the second level cache."""
 FEW_ROWS = 16
-"""The same of register tiles of one row."""
+"""Rows that share a panel where register tiles have one row."""
 GROUP_COLUMNS = 64
 """Columns that an epilogue works on at once: long enough rows for it, few enough for the results to stay near."""
 LONG = 64

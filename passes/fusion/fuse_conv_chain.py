@@ -8,6 +8,7 @@ from math import prod
 from fusec.ir.dim import Extent
 from fusec.ir.graph import Node
 from fusec.ir.types import DType
+from fusec.kernels.cpu.chunk import CHUNK_ROWS
 from fusec.ops.op import Kind
 from fusec.passes.fusion.facts import MAP_KINDS, kind, readers
 from fusec.rewrite.edge import Edge
@@ -23,8 +24,6 @@ MOST_FLOPS = 128
 to here and loses 5 % where it does 180, and bottlenecks of ResNet do 800 and more."""
 WINDOW_FLOPS = 3.0
 """How much more a product in a window of one channel costs than one of a register-blocked contraction."""
-PIXELS = 198
-"""Pixels of one task."""
 TASKS = 4
 """Tasks that a chain needs, for its pixels are all that is left to share among workers."""
 
@@ -84,7 +83,7 @@ def _weigh(one: Node, other: Node) -> Verdict:
         )
     if weights > WEIGHT_BYTES:
         return Verdict(False, f"{weights >> 10} KiB of weights would be brought again for each task")
-    tasks = _least(panel.shape[:1]) * -(-_least(panel.shape[1:-1]) // PIXELS)
+    tasks = _least(panel.shape[:1]) * -(-_least(panel.shape[1:-1]) // CHUNK_ROWS)
     if tasks < TASKS:
         return Verdict(False, f"its pixels make {tasks} tasks, too few to share among workers")
     return Verdict(True, f"saves a store and a load of {panel.type} beside {flops:.0f} operations per element")

@@ -206,9 +206,10 @@ def _rounded(call: Call, at: Value, mode: str, a: Resized) -> Value:
 
 
 def _inside(call: Call, index: Value, size: Extent) -> Value:
-    """Indices as integers, those outside moved to the edge."""
+    """Indices as integers, those outside moved to the edge: short ones where sizes are known, which gathers take best."""
     whole = call.cast(index, DType.I64)
-    return call.emit("max", call.emit("min", whole, extent_data(call, size - 1)), call.scalar(0, DType.I64))
+    kept = call.emit("max", call.emit("min", whole, extent_data(call, size - 1)), call.scalar(0, DType.I64))
+    return call.cast(kept, DType.U32) if isinstance(size, int) and size < 1 << 31 else kept
 
 
 def _weighed(call: Call, x: Value, axes: Sequence[Resized], places: dict[int, Value], mode: str) -> Value:

@@ -34,8 +34,8 @@ NOTES = {
     "conv_models": "Images come and go channels-first: each runtime pays for the layout that it prefers.",
     "gemm_int8": (
         "`wrong` is the share of onnxruntime's results that differ from int64: on AVX2 its instruction for bytes saturates "
-        "sums of two products at 16 bits. fusec multiplies pairs of 16 bits, exactly. Register tiles alone, with operands in the "
-        "first level cache, do 136 Gop/s so and 180 with the other instruction (2.8 GHz): 0.75x is what exactness costs here. "
+        "sums of two products at 16 bits. fusec multiplies pairs of 16 bits, exactly. Register tiles alone, with operands in "
+        "the first level cache, do 136 Gop/s so and 180 with the other instruction (2.8 GHz): exactness costs 0.75x here. "
         "Levels with VNNI have an exact one."
     ),
     "loops": "`interpreted` is the reference implementation, node by node, which would run the bodies otherwise.",

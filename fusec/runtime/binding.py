@@ -193,16 +193,16 @@ def checked_region(plan: Plan, step: RegionStep, symbols: Mapping[str, int], lim
 
     ResourceError where it would pass the memory limit, InputError where a kernel would leave its operands with these sizes.
     """
-    region = bind_calls(step, plan.kernels, symbols, plan.values, plan.root)
-    _check_buffers(region)
-    limits.check_bytes(_least_bytes(region), what)
     try:
+        region = bind_calls(step, plan.kernels, symbols, plan.values, plan.root)
+        limits.check_bytes(_least_bytes(region), what)
         check_region(region)
     except BugError as e:  # the importer takes sizes for equal where models cannot mean anything else
         if plan.from_file or not symbols:
             raise
         hint = f"sizes that the model needs to be equal are not, or a part is cut out of too little: {dict(symbols)}"
         raise InputError(e.message, hint=hint, node=e.node) from e
+    _check_buffers(region)
     return region
 
 

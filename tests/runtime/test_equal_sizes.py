@@ -52,6 +52,13 @@ CASES: dict[str, tuple[onnx.ModelProto, dict[str, Any], dict[str, Any], str]] = 
         {"x": numbers(4, 6), "i": R.integers(0, 6, (4, 3)), "u": numbers(4, 3)},
         {"x": numbers(4, 6), "i": R.integers(0, 6, (4, 3)), "u": numbers(3, 3)}, "B and C must be the same",
     ),
+    "the batch of a state": (
+        model([node("LSTM", "x w r - - h c", "y", hidden_size=2)],
+              [info("x", (3, "B", 4)), *(info(n, (1, "S", 2)) for n in "hc")], [Y],
+              [init("w", numbers(1, 8, 4)), init("r", numbers(1, 8, 2))]),
+        {"x": numbers(3, 2, 4), "h": numbers(1, 2, 2), "c": numbers(1, 2, 2)},
+        {"x": numbers(3, 2, 4), "h": numbers(1, 3, 2), "c": numbers(1, 3, 2)}, "LSTM .* S and B must be the same",
+    ),
     "fewer places than data": (
         model([node("ScatterElements", "x i u", "y", axis=1)],
               [info("x", ("A", 6)), info("i", ("B", 1), I64), info("u", ("B", 1))], [Y]),

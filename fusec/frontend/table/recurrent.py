@@ -133,6 +133,8 @@ def _sizes(call: Call, directions: int, layout: int) -> Sizes:
         if wrong:
             text = ", ".join(map(str, shape))
             raise call.error(f"input {name} is {v.type}, wanted [{text}] (direction and hidden_size say so)")
+        for given, asked_for in zip(v.shape, shape):
+            call.require_equal(given, asked_for)
     return Sizes(steps, batch, inner, hidden, gates, directions)
 
 

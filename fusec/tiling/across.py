@@ -12,12 +12,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from fusec.ir.dim import Extent, substitute, symbol
 from fusec.kernels.kernel import Guard, StageTiling
 from fusec.target import Isa
-from fusec.tile.program import TileProgram
+from fusec.tile.program import Fold, TileProgram
+
+EXTREMES = frozenset(["max", "min", "argmax", "argmin"])
+"""Folds that take longer to join than sums, because they look for NaN."""
 
 
-def longest_row(isa: Isa) -> int:
-    """Elements of the longest row that is folded so: one and a half vectors."""
-    return isa.lanes * 3 // 2
+def longest_row(program: TileProgram, isa: Isa) -> int:
+    """Elements of the longest row that is folded so: one and a half vectors, or two and a half where only extremes are."""
+    folds = {s.monoid for stage in program.stages for s in stage.body if isinstance(s, Fold)}
+    return isa.lanes * 5 // 2 if folds <= EXTREMES else isa.lanes * 3 // 2
 
 
 def across_rows(
@@ -37,12 +41,14 @@ def across_rows(
     if guard is None and not isinstance(length, int):
         return None
 
+    longest = longest_row(program, isa)
+
     def pays(call: Mapping[str, Extent]) -> bool:
         elements, rows = substitute(length, call), substitute(across.extent, call)
-        short = isinstance(elements, int) and elements <= longest_row(isa)
+        short = isinstance(elements, int) and elements <= longest
         return short and not (isinstance(rows, int) and rows < isa.lanes)
 
     if not any(map(pays, calls)):
         return None
     stages = tuple(StageTiling("nest", across.name) for _ in nests)
-    return stages, None if guard is None else Guard(guard, 0, longest_row(isa))
+    return stages, None if guard is None else Guard(guard, 0, longest)

@@ -125,6 +125,12 @@ def test_short_rows_have_lanes_across_them() -> None:
     assert lanes([short], M=4096, N=10) == lanes([short], M=3, N=0) == {"m"}
     assert lanes([short], M=4096, N=16) == lanes([{"M": 4, "N": 10}], M=4, N=10) == {"n"}
     assert lanes([{"M": 9, "N": symbol("N")}], M=9, N=10) == {"n"}, "what may never come has no kernel of its own"
+    text = "program p(M, N)\ntask m: M\ninput x: f32[M, N]\noutput y: f32[M]\nstage m\n  s = max[n: N](x[m, n])\n  y[m] = s\n"
+    for fold, longest in (("max", 20), ("sum", 12)):
+        kernels = menu(parse_program(text.replace("max", fold)), TARGETS[1], [short])
+        assert [k.tiling.stages[0].lane for k in kernels] == ["m", "n"]
+        assert kernels[0].tiling.guard is not None
+        assert kernels[0].tiling.guard.high == longest
     (kernel,) = menu(parse_program(SOFTMAX.replace("M, N)", "M)").replace("N", "10")), TARGETS[1], [{"M": symbol("B")}])
     assert {s.lane for s in kernel.tiling.stages} == {"m"}
 
@@ -163,10 +169,10 @@ def test_one_row_against_a_computed_matrix_is_a_nest() -> None:
 
 
 def test_known_extents_give_one_kernel() -> None:
-    (kernel,) = menu(
-        parse_program(GEMM.replace("M, K, N)", "K, N)").replace("m: M", "m: 8").replace("[M,", "[8,")), TARGETS[1]
-    )
-    assert kernel.tiling.stages[0].rows == 4
+    for m, rows in ((5, 5), (8, 6)):
+        text = GEMM.replace("M, K, N)", "K, N)").replace("m: M", f"m: {m}").replace("[M,", f"[{m},")
+        (kernel,) = menu(parse_program(text), TARGETS[1])
+        assert kernel.tiling.stages[0].rows == rows
     for columns, template in (("1", "contract"), ("2", "nest")):
         text = GEMM.replace("M, K, N)", "K)").replace("M", "8").replace("N", columns)
         (few,) = menu(parse_program(text), TARGETS[1])
@@ -184,11 +190,11 @@ def test_estimates_grow_with_the_work() -> None:
 
 
 def test_numbers_of_rows_that_occur_get_register_tiles() -> None:
-    calls = [{"M": m, "K": 4, "N": 64} for m in (1, 3, 8, 49, 64, symbol("B"))]
+    calls = [{"M": m, "K": 4, "N": 64} for m in (1, 3, 5, 49, 64, symbol("B"))]
     kernels = menu(parse_program(GEMM), TARGETS[1], calls)
     rows = [k.tiling.stages[0].rows for k in needed(kernels, calls)]
-    assert rows == [1, 3, 4, 5, 4, 6]
-    for m, expected in ((2, 4), (3, 3), (8, 4), (9, 6), (49, 5), (50, 6), (64, 6)):
+    assert rows == [1, 3, 5, 6, 6, 4, 6]
+    for m, expected in ((2, 4), (3, 3), (5, 5), (8, 6), (49, 6), (64, 6)):
         assert choose(kernels, {"M": m}).tiling.stages[0].rows == expected
     assert len(needed(kernels, calls[3:5])) == 2
 

@@ -15,6 +15,9 @@ DEVICE = Path(__file__).parent / "device"
 PRELUDE = ("types.cuh", "sync.cuh", "memory.cuh", "tasks.cuh")
 """Headers that every module starts with; bodies ask for others by `Source.includes`."""
 
+WGMMA = "wgmma"
+"""What bodies contain that have products under way."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModuleText:
@@ -48,7 +51,7 @@ def module_text(bodies: Sequence[Source], *, wide: bool = False, includes: Seque
         inside = "".join(body.text for body in unique)
         calls = [f"{body.entry}(task);" for body in bodies]
         return ModuleText((f"{head}{inside}{_kernel(bodies, calls)}",), ENTRY, wide)
-    apart = [f"{head}{_function(body)}" for body in unique if not body.kept]
+    apart = [f"{_limits(body)}{head}{_function(body)}" for body in unique if not body.kept]
     inside = "".join(_function(body) if body.kept else f"{_heading(body)};\n" for body in unique)
     calls = [f"body = {_called(body)};" for body in bodies]
     return ModuleText((*apart, f"{head}{inside}{_kernel(bodies, calls)}"), ENTRY, wide)
@@ -79,6 +82,11 @@ def _kernel(bodies: Sequence[Source], calls: Sequence[str]) -> str:
 def _function(body: Source) -> str:
     """A body as a function that is called. Its task comes by value, since a reference would lead to the stack."""
     return f"{body.text}{_heading(body)} {{ {body.entry}(fx_with_shared(task)); }}\n"
+
+
+def _limits(body: Source) -> str:
+    """Where a function must not call subroutines: quotients and roots are computed in line (math.cuh)."""
+    return "#define FX_NO_CALLS 1\n" if WGMMA in body.text else ""
 
 
 def _heading(body: Source) -> str:

@@ -25,7 +25,7 @@ _INEXACT = frozenset("add sub mul div floordiv mod rem sqrt pow".split()) | REAL
 )
 _COMPARISONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 _BOOLEAN = {"and": "&&", "min": "&&", "mul": "&&", "bitand": "&&", "or": "||", "max": "||", "add": "||", "bitor": "||"}
-_ARITHMETIC = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
+_ARITHMETIC = {"add": "+", "sub": "-", "mul": "*"}
 
 
 def value_type(dtype: DType) -> str:

@@ -13,7 +13,7 @@ from fusec.kernels.cuda.module import module_text
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
 
-HEADERS = ("mma.cuh", "hopper.cuh")
+HEADERS = ("mma.cuh", "hopper.cuh", "math.cuh")
 MODES = [Emulation(), Emulation(lazy=True), Emulation(lazy=True, seed=9)]
 
 
@@ -228,3 +228,28 @@ def test_tf32_rounds_to_nearest_ties_away(kept):
     """
     got = run(kept, text, [x], out=np.zeros(7, np.uint32)).view(np.float32)
     assert np.array_equal(got, np.array([1, 1 + 2**-10, 1, -(1 + 2**-10), 1 + 2**-10, np.inf, np.inf], np.float32))
+
+
+@pytest.mark.parametrize("name", ["quotient", "root"])
+def test_quotients_and_roots_in_line_are_rounded_right(kept, name):
+    """Of all sizes, of subnormal ones, and where the result is half way between subnormal numbers."""
+    rng = np.random.default_rng(0)
+    signs = rng.choice([-1, 1], 40000)
+    x = (np.exp2(rng.uniform(-149, 128, 40000)) * signs).astype(np.float32)
+    y = (np.exp2(rng.uniform(-149, 128, 40000)) * rng.choice([-1, 1], 40000)).astype(np.float32)
+    near = rng.integers(1, 1 << 24, (2, 20000)).astype(np.float32)
+    halves = (rng.integers(0, 1 << 22, 20000) * 2 + 1).astype(np.float32) * np.float32(2**-126)
+    special = np.array([*itertools.product(FLOATS, FLOATS)], np.float32).T
+    x = np.concatenate([x, near[0], halves, special[0]])
+    y = np.concatenate([y, near[1], np.full(20000, 2.0**24, np.float32), special[1]])
+    with np.errstate(all="ignore"):
+        want = x / y if name == "quotient" else np.sqrt(x)
+    call = "fx_quotient_inline(x[i], y[i])" if name == "quotient" else "fx_root_inline(x[i])"
+    text = f"""
+        const float *x = fx_pointer<float>(task, 0), *y = fx_pointer<float>(task, 1);
+        for (int i = fx_thread(); i < (int)fx_word(task, 3); i += FX_THREADS)
+            fx_pointer<float>(task, 2)[i] = {call};
+    """
+    got = run(kept, text, [x, y], out=np.zeros(len(x), np.float32), scalars=[len(x)])
+    assert np.array_equal(np.isnan(got), np.isnan(want))
+    assert np.array_equal(bits(got)[~np.isnan(want)], bits(want)[~np.isnan(want)])

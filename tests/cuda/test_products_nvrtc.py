@@ -9,7 +9,7 @@ from fusec.kernels.cuda import lint, nvrtc
 from fusec.kernels.cuda.blocks import blocked
 from fusec.kernels.cuda.emit import emit
 from fusec.kernels.cuda.module import module_text
-from fusec.kernels.kernel import Kernel, StageTiling, Tiling
+from fusec.kernels.kernel import Kernel, Source, StageTiling, Tiling
 from fusec.target import Target
 from fusec.tile.text import parse_program
 
@@ -91,6 +91,20 @@ def test_machine_code(
         assert lint.count(code, instruction) >= 4
         assert lint.count(code, "LD") <= TASK_LOADS
         assert lint.count(code, "LDL") == lint.count(code, "STL") == 0
+
+
+@pytest.mark.parametrize("value", ["t / b[n]", "t / (1.0 + exp(-t))", "sqrt(t) / 3.0", "floordiv(t, b[n])"])
+def test_wgmma_is_not_serialised_by_what_becomes_of_sums(value: str) -> None:
+    """In a unit of its own: subroutines of quotients and roots would count as calls (C7509)."""
+    made = parse_program(program(PRODUCT, "bf16").replace("max(t + b[n], 0.0)", value))
+    form = contraction(made.stages[0])
+    assert form is not None
+    kernel = Kernel(made, Tiling((("m", 128), ("n", 128)), (StageTiling("wgmma", form.n, 128, 128),)))
+    beside = Source("FX_DEVICE void fusec_beside(const fx_task& task) { fx_barrier(); }\n", "fusec_beside", (), 0)
+    cubin = nvrtc.build(module_text([emit(kernel, Target("cuda", "sm_90")), beside]), "sm_90")
+    assert not lint.problems(cubin)
+    if lint.disassembler() is not None:
+        assert lint.count(lint.sass(cubin), "CALL") == 1  # of a body
 
 
 @pytest.mark.parametrize(("columns", "dtype", "text"), BLOCKS)

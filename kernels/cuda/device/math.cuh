@@ -47,7 +47,6 @@ FX_DEVICE double fx_min(double x, double y) { return x != x ? x : y != y ? y : x
 #define FX_REAL(name, f, d)                            \
     FX_DEVICE float fx_##name(float x) { return f(x); } \
     FX_DEVICE double fx_##name(double x) { return d(x); }
-FX_REAL(sqrt, sqrtf, sqrt)
 FX_REAL(floor, floorf, floor)
 FX_REAL(ceil, ceilf, ceil)
 FX_REAL(round, rintf, rint)
@@ -69,9 +68,61 @@ FX_REAL(atanh, atanhf, atanh)
 FX_REAL(erf, erff, erf)
 #undef FX_REAL
 
+// Reciprocals, of a number and of its root, to a few digits: zero, infinity and NaN are right.
+FX_DEVICE double fx_coarse_reciprocal(double x) {
+#ifdef FX_EMULATED
+    return fx_bits<double>(fx_bits<fx_u64>(1.0 / x) & ~0ull << 38);
+#else
+    double y;
+    asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(x));
+    return y;
+#endif
+}
+FX_DEVICE double fx_coarse_rsqrt(double x) {
+#ifdef FX_EMULATED
+    return fx_bits<double>(fx_bits<fx_u64>(1.0 / sqrt(x)) & ~0ull << 38);
+#else
+    double y;
+    asm("rsqrt.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(x));
+    return y;
+#endif
+}
+
+// Quotient and root of floats without a call: what ptxas makes of them ends in subroutines, and a function that calls one may not
+// have products under way (module.py). In doubles, with Newton's steps and one for what is left over: 52 digits, and no quotient
+// of floats is nearer to the middle between two floats than 49 of them tell apart, no root nearer than 50; where it is the
+// middle, among subnormals, doubles hold it exactly.
+FX_DEVICE float fx_quotient_inline(float x, float y) {
+    const double a = x, b = y, coarse = fx_coarse_reciprocal(b), about = a * coarse;
+    double r = coarse;
+    r = fma(r, fma(-b, r, 1.0), r);
+    r = fma(r, fma(-b, r, 1.0), r);
+    const double q = a * r;
+    const bool is_plain = about != 0.0 && fabs(about) < fx_bits<double>(0x7ff0000000000000ull);
+    return (float)(is_plain ? fma(r, fma(-b, q, a), q) : about);
+}
+FX_DEVICE float fx_root_inline(float x) {
+    const double a = x;
+    double r = fx_coarse_rsqrt(a);
+    r = fma(0.5 * r, fma(-a * r, r, 1.0), r);
+    r = fma(0.5 * r, fma(-a * r, r, 1.0), r);
+    const double s = a * r;
+    return x == 0.0f || x == fx_bits<float>(0x7f800000u) ? x : (float)fma(fma(-s, s, a), 0.5 * r, s);
+}
+
+#if defined(FX_NO_CALLS) && !defined(FX_EMULATED)
+FX_DEVICE float fx_div(float x, float y) { return fx_quotient_inline(x, y); }
+FX_DEVICE float fx_sqrt(float x) { return fx_root_inline(x); }
+#else
+FX_DEVICE float fx_div(float x, float y) { return x / y; }
+FX_DEVICE float fx_sqrt(float x) { return sqrtf(x); }
+#endif
+FX_DEVICE double fx_div(double x, double y) { return x / y; }
+FX_DEVICE double fx_sqrt(double x) { return sqrt(x); }
+
 FX_DEVICE float fx_pow(float x, float y) { return powf(x, y); }
 FX_DEVICE double fx_pow(double x, double y) { return pow(x, y); }
-FX_DEVICE float fx_floordiv(float x, float y) { return floorf(x / y); }
+FX_DEVICE float fx_floordiv(float x, float y) { return floorf(fx_div(x, y)); }
 FX_DEVICE double fx_floordiv(double x, double y) { return floor(x / y); }
 FX_DEVICE float fx_rem(float x, float y) { return fmodf(x, y); }
 FX_DEVICE double fx_rem(double x, double y) { return fmod(x, y); }

@@ -249,13 +249,13 @@ def _tile(program: TileProgram, stages: Sequence[StageTiling]) -> tuple[tuple[st
     total: Extent = 1
     for axis in program.axes:
         total = total * (1 if axis.sequential else maximum(1, axis.extent))
-    turned, held = _turned(program, stages), _axes_of_locals(program)
+    turned, held, places = _turned(program, stages), _axes_of_locals(program), _places(program)
     for axis in reversed(program.axes):
         if axis.name in turned:
             out.append((axis.name, UNIT))
             inner[axis.name] = minimum(UNIT, maximum(1, axis.extent))
             continue
-        size = maximum(1, bytes_per_step(program, axis.name, inner))
+        size = maximum(1, bytes_per_step(program, axis.name, inner)) * places
         unit = _unit(program, stages, axis.name, not inner)
         whole = maximum(1, axis.extent)
         inside: Extent = product(inner.values())
@@ -268,6 +268,15 @@ def _tile(program: TileProgram, stages: Sequence[StageTiling]) -> tuple[tuple[st
         out.append((axis.name, 1 if axis.sequential else tile))
         inner[axis.name] = whole
     return tuple(reversed(out))
+
+
+def _places(program: TileProgram) -> int:
+    """How many places of one operand a point touches at most: a point of Winograd's transforms is a whole tile of pixels."""
+    most = 1
+    for s in program.stages:
+        touched = {(x.operand, x.index) for x in s.loads()} | {(x.operand, x.index) for x in s.stores}
+        most = max(most, *Counter(operand for operand, _ in touched).values())
+    return most
 
 
 def _turned(program: TileProgram, stages: Sequence[StageTiling]) -> set[str]:

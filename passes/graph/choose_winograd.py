@@ -7,7 +7,9 @@ from fusec.ir.graph import Graph, Node, Value
 from fusec.ir.types import DType
 from fusec.ops.winograd import TAPS
 from fusec.passes.graph.sweep import Sweep, sweep
+from fusec.passes.graph.winograd_device import plain_operations, transformed_operations
 from fusec.rewrite.graph_pass import PassContext, graph_pass
+from fusec.target import Target
 
 TILES = (4, 2)
 """Extents of tiles, the one with the fewer products first; a larger one loses more digits than float32 has to spare
@@ -29,6 +31,9 @@ GAIN = 1.15
 """How much faster it must look: estimates are no better than that."""
 
 
+CPU = Target("cpu", "generic")
+
+
 @graph_pass("choose-winograd")
 def choose_winograd(graph: Graph, context: PassContext) -> Graph:
     """Replace convolutions by the product of transformed tiles and transformed weights.
@@ -36,19 +41,19 @@ def choose_winograd(graph: Graph, context: PassContext) -> Graph:
     before: y = conv[3 x 3](x, w)
     after:  v = winograd_input(x); u = winograd_weight(w); m = matmul(v, u); y = winograd_output(m)
     """
-    most = context.limits.fold_bytes
+    most, target = context.limits.fold_bytes, context.target
 
     def rule(s: Sweep, n: Node) -> Value | None:
-        return _transformed(s, n, most)
+        return _transformed(s, n, most, target)
 
     return sweep(graph, {"conv": (rule,)})
 
 
-def _transformed(s: Sweep, n: Node, most: int) -> Value | None:
+def _transformed(s: Sweep, n: Node, most: int, target: Target) -> Value | None:
     x, w = n.operands
     if s.array(w) is None or x.dtype is not DType.F32 or not _is_plain(n, w):
         return None
-    tile = best_tile(n.output.shape, w.shape, most)
+    tile = best_tile(n.output.shape, w.shape, most, target)
     if tile is None:
         return None
     tiles = s.emit("winograd_input", x, tile=tile, before=n.attr("before"), after=n.attr("after"))
@@ -61,7 +66,7 @@ def _is_plain(n: Node, w: Value) -> bool:
     return square and set(n.attr("strides")) == set(n.attr("dilations")) == {1} and n.attr("groups") == 1
 
 
-def best_tile(out: tuple[Extent, ...], weight: tuple[Extent, ...], most: int) -> int | None:
+def best_tile(out: tuple[Extent, ...], weight: tuple[Extent, ...], most: int, target: Target = CPU) -> int | None:
     """The tile that promises the least time for an output [N, H, W, O] and a weight [3, 3, C, O]; None for the plain sum.
 
     `most` bounds the bytes of the transformed weight.
@@ -72,12 +77,14 @@ def best_tile(out: tuple[Extent, ...], weight: tuple[Extent, ...], most: int) ->
     images, height, width = (
         n if isinstance(n, int) else typical for n, typical in zip(out, (1, TYPICAL, TYPICAL), strict=False)
     )
-    plain = 2.0 * TAPS * TAPS * channels * made * images * height * width
-    costs = {
-        tile: _cost(tile, (images, height, width), channels, made)
-        for tile in TILES
-        if 4 * (tile + TAPS - 1) ** 2 * channels * made <= most
-    }
+    image = images, height, width
+    possible = [t for t in TILES if 4 * (t + TAPS - 1) ** 2 * channels * made <= most]
+    if target.kind != "cuda":
+        plain = 2.0 * TAPS * TAPS * channels * made * images * height * width
+        costs = {t: _cost(t, image, channels, made) for t in possible}
+    else:
+        plain = plain_operations(image, channels, made)
+        costs = {t: transformed_operations(target, t, image, channels, made) for t in possible}
     tile = min(costs, key=lambda t: costs[t], default=None)
     return tile if tile is not None and costs[tile] * GAIN < plain else None
 

@@ -122,7 +122,14 @@ def test_every_pass_has_fixtures() -> None:
     assert {c.name for c in cases()} == set(PASSES)
     assert {p.stem.replace("_", "-") for p in (FOLDER.parents[2] / "passes" / "graph").glob("[a-z]*.py")} - set(
         PASSES
-    ) == {"sweep", "factors", "permutations", "lstm-cell", *(p.name for p in default.OPTIONAL_PASSES)}
+    ) == {
+        "sweep",
+        "factors",
+        "permutations",
+        "lstm-cell",
+        "winograd-device",
+        *(p.name for p in default.OPTIONAL_PASSES),
+    }
 
 
 @functools.cache

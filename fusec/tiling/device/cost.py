@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from fusec.ir.expr import TRANSCENDENTAL, Prim, walk
+from fusec.kernels.cuda.rates import TILE_OVERHEAD, Rates, rates_of
 from fusec.kernels.kernel import BoundKernel
 from fusec.target import Target
 from fusec.tile.program import Fold, Stage
@@ -14,41 +13,16 @@ PRODUCTS = frozenset(["simt", "mma", "wgmma", "gemv", "stream"])
 """Templates that multiply matrices: two operations per step of their sum."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """What one multiprocessor does in a microsecond: operations of matrix products by template, of loop nests, bytes.
-
-    Peaks from NVIDIA's data sheets (A100 SXM, H100 SXM, RTX 3090, B200, RTX 5090) divided by the multiprocessors, times what
-    such kernels reach of them. `bytes` is a share of the memory's bandwidth; `kept` is from the cache that all share.
-    """
-
-    products: dict[str, float]
-    nests: float
-    bytes: float
-    kept: float
-
-
-RATES = {
-    "sm_80": Rates({"simt": 110e3, "mma": 900e3, "gemv": 50e3, "stream": 300e3}, 60e3, 12e3, 35e3),
-    "sm_90": Rates(
-        {"simt": 300e3, "mma": 2_500e3, "wgmma": 4_500e3, "gemv": 120e3, "stream": 1_000e3}, 150e3, 20e3, 45e3
-    ),
-    "sm_86": Rates({"simt": 250e3, "mma": 600e3, "gemv": 50e3, "stream": 300e3}, 100e3, 8e3, 20e3),
-    "sm_100": Rates({"simt": 300e3, "mma": 1_200e3, "gemv": 120e3, "stream": 600e3}, 150e3, 38e3, 60e3),
-    "sm_120": Rates({"simt": 350e3, "mma": 850e3, "gemv": 60e3, "stream": 400e3}, 120e3, 7e3, 25e3),
-}
 RESIDENT = 100e3
 """Operations of products with weights that are kept: each weight is read from shared memory once a step."""
 TRANSCENDENTAL_OPERATIONS = 12.0
-TILE_OVERHEAD = 0.5
-"""Microseconds for the barriers around a tile and the first bytes to arrive."""
 
 
 def device_microseconds(bound: BoundKernel, target: Target) -> float:
     """Microseconds of one average tile on one multiprocessor."""
     if bound.tiles == 0:
         return 0.0
-    rates = _rates(target)
+    rates = rates_of(target)
     busy = _busy(bound, rates, {})
     if any(a.sequential for a in bound.kernel.program.axes):
         return TILE_OVERHEAD + max(busy / bound.tiles, (bound.bytes - _kept(bound)) / rates.kept)
@@ -63,14 +37,10 @@ def alone_microseconds(bound: BoundKernel, target: Target, multiprocessors: int)
     """
     if bound.tiles == 0:
         return 0.0
-    rates = _rates(target)
+    rates = rates_of(target)
     tile = TILE_OVERHEAD + max(_busy(bound, rates, OF_TEMPLATE) / bound.tiles, bound.bytes / rates.kept)
     waves = -(-bound.tiles // multiprocessors)
     return max(waves * tile, TILE_OVERHEAD + sum(bound.footprint.values()) / (rates.bytes * multiprocessors))
-
-
-def _rates(target: Target) -> Rates:
-    return RATES.get(target.level.partition("-")[0], RATES["sm_80"])
 
 
 def _busy(bound: BoundKernel, rates: Rates, speeds: Shapes) -> float:

@@ -249,10 +249,18 @@ def _pad(s: Scope, node: Node, index: tuple[Entry, ...], guard: bool) -> Expr:
     value = node.inputs[1] if len(node.inputs) > 1 else None
     fill = literal(0, x.dtype) if value is None else s.element(value, ())
     e = s.element(x, places, True)
-    own = x.name not in s.attempt.maker and isinstance(e, Load) and e.fill is not None
-    if own and isinstance(e, Load) and isinstance(fill, Const):
+    if isinstance(e, Load) and e.fill is not None and isinstance(fill, Const) and _reads_all(s, x):
         return replace(e, fill=fill)
     return fill if isinstance(inside, bool) else prim("where", inside, e, fill)
+
+
+def _reads_all(s: Scope, x: Value) -> bool:
+    """Whether what is outside a value is outside the operand that its elements are loaded from."""
+    while (node := s.attempt.maker.get(x.name)) is not None:
+        if node.op not in ("transpose", "identity"):
+            return False
+        (x,) = node.operands
+    return True
 
 
 def _inside_tests(s: Scope, at: Entry, n: Extent) -> list[Expr | bool]:

@@ -144,3 +144,18 @@ def test_groups_that_share_a_vector(width: int) -> None:
     call = run((N, 7, 8, 6 * width), (3, 3, width, 6 * width), groups=6, before=(1, 1), after=(1, 1))
     assert f"{width}*floordiv(" in str(call.program)
     assert all(len(s.folds) == 3 for s in call.program.stages)
+
+
+@pytest.mark.parametrize("between", ["transpose", "slice"])
+def test_a_border_around_a_view(between: str) -> None:
+    x = value("x", 2, 3, 5, 6)
+    if between == "transpose":
+        view = apply("transpose", "v", x, perm=(0, 2, 3, 1))
+    else:
+        view = apply("slice", "v", x, starts=(0, 1, 0, 2), sizes=(2, 2, 5, 3), steps=(1, 1, 1, 1))
+    border = {"before": (0, 1, 2, 0), "after": (0, 2, 1, 0), "mode": "constant"}
+    call = check(
+        [view, apply("pad", "y", view.output, **border)], {"x": R.standard_normal((2, 3, 5, 6)).astype(np.float32)}
+    )
+    # of a part of an operand more is there than may be read
+    assert ("where(" in str(call.program)) is (between == "slice")

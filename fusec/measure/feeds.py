@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusec.errors import UsageError
-from fusec.ir.dim import Dim, evaluate
+from fusec.ir.dim import Dim, evaluate, linear
 from fusec.ir.graph import Value
 from fusec.ir.requirement import Requirement, summary
 from fusec.ir.types import DType, TensorType
@@ -29,7 +29,8 @@ def choose_sizes(
 ) -> dict[str, int]:
     """Sizes for symbols that nobody gave: the least that a model can run with, as far as that can be told, else 1.
 
-    Where more than a bound on one symbol is asked for, as that two ways through a network meet again, powers of two are tried.
+    Where sizes are to be equal, as a mask's and that of a past and what is new, the smaller one is raised; where more is asked
+    for, as that two ways through a network meet again, powers of two are tried.
     """
     given = given or {}
     sizes = {s: DEFAULT_DIM for s in names if s not in given}
@@ -38,11 +39,27 @@ def choose_sizes(
             sizes[name] = max(sizes[name], r.least)
     open_ = [r for r in requirements if r.symbols <= sizes.keys() | given.keys()]
     while missed := next((r for r in open_ if not r.holds({**sizes, **given})), None):
-        raised = {s: 1 << sizes[s].bit_length() for s in missed.symbols if s in sizes}
+        raised = _solved(missed, sizes, given) or {s: 1 << sizes[s].bit_length() for s in missed.symbols if s in sizes}
         if not raised or max(raised.values()) > MOST_TRIED:
             break  # the run will say what is wrong
         sizes |= raised
     return sizes
+
+
+def _solved(missed: Requirement, sizes: Mapping[str, int], given: Mapping[str, int]) -> dict[str, int]:
+    """A larger size for one of the symbols with which an equation holds, where there is one."""
+    numbers = {**sizes, **given}
+    for name in sorted(missed.symbols & sizes.keys()) if missed.is_exact else ():
+        split = linear(missed.size, [name])
+        if split is None or not isinstance(slope := split[1].get(name, 0), int) or slope == 0:
+            continue
+        try:
+            size, left = divmod(missed.least - evaluate(split[0], numbers), slope)
+        except ZeroDivisionError:
+            continue
+        if not left and sizes[name] < size <= MOST_TRIED:
+            return {name: size}
+    return {}
 
 
 def random_array(

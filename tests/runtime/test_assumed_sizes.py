@@ -20,6 +20,7 @@ import fusec
 from fusec.api import Options, compile_plan, new_trace
 from fusec.errors import AssumptionError, InputError, ModelError
 from fusec.frontend.read import read_model
+from fusec.measure.feeds import choose_sizes
 from fusec.plan.plan import RegionStep
 
 R = np.random.default_rng(0)
@@ -141,6 +142,16 @@ def test_quotients_of_sizes_are_rounded_towards_0(minus: int) -> None:
     session = fusec.compile(m, threads=1)
     for n in range(8):
         assert session.run({"x": numbers(n)})["y"].shape == (10 + int((n - minus) / 2),)
+
+
+def test_sizes_that_nobody_gave_are_equal_where_they_have_to_be() -> None:
+    nodes = [node("Concat", "past x", "k", axis=0), node("Add", "k mask", "y")]
+    needed = read_model(
+        model(nodes, [info(n, (s, 3)) for n, s in (("past", "P"), ("x", "S"), ("mask", "T"))], [Y])
+    ).requirements
+    assert choose_sizes(["P", "S", "T"], needed) == {"P": 1, "S": 1, "T": 2}
+    assert choose_sizes(["S", "T"], needed, {"P": 6}) == {"S": 1, "T": 7}
+    assert choose_sizes(["P", "S"], needed, {"T": 7}) in ({"P": 6, "S": 1}, {"P": 1, "S": 6})
 
 
 def test_sizes_that_differ_and_are_not_1_are_refused_by_node() -> None:

@@ -16,6 +16,7 @@ from fusec.ir.types import DType
 from fusec.kernels import backend
 from fusec.kernels.cpu.contract_dot import is_dot
 from fusec.kernels.cpu.contract_form import Contraction, contraction, panel_load
+from fusec.kernels.cpu.contract_tile import padded_rows
 from fusec.kernels.kernel import Guard, Kernel, StageTiling, Tiling, loads_of
 from fusec.kernels.layout import Layout
 from fusec.target import Isa, Target
@@ -36,6 +37,8 @@ FEW_ROWS = 4
 """Up to this many rows a smaller register tile wastes less than it loses."""
 MOST_ODD = 8
 """Numbers of rows that get a register tile of their own."""
+WORTH = 0.02
+"""Part of the rows that a kernel for one number of them must not compute for nothing, as others do."""
 FEW_COLUMNS = 4
 """Up to this many columns a product is better summed along k."""
 NARROW = 64
@@ -73,7 +76,7 @@ def menu(
     tile_shape = _register_tile(isa, columns, any(f.taps for f in products))
     layouts = _layouts(program, forms, isa, tile_shape[1])
     out = []
-    for choice in _choices(program, forms, tile_shape[0], calls):
+    for choice in _choices(program, forms, tile_shape, calls):
         stages = tuple(
             _stage(program, stage, form, choice, isa, tile_shape, dict(layouts), calls)
             for stage, form in zip(program.stages, forms, strict=True)
@@ -139,9 +142,13 @@ def _covers(later: Guard | None, guard: Guard | None) -> bool:
 
 
 def _choices(
-    program: TileProgram, forms: Sequence[Contraction | None], most: int, calls: Iterable[Mapping[str, Extent]]
+    program: TileProgram,
+    forms: Sequence[Contraction | None],
+    tile_shape: tuple[int, int],
+    calls: Iterable[Mapping[str, Extent]],
 ) -> list[Choice]:
     """One choice where the number of rows is known or no parameter, else one row, known numbers, a few rows, and many."""
+    most, vectors = tile_shape
     for form in forms:
         if form is None or not form.m:
             continue
@@ -150,10 +157,11 @@ def _choices(
             if m == symbol(param):
                 known = {n for call in calls if isinstance(n := call[param], int) and n > 1}
                 few = min(FEW_ROWS, most)
-                odd = [n for n in sorted(known) if _fitting(n, most) != (few if n <= FEW_ROWS else most)]
+                usual = {n: few if n <= FEW_ROWS else most for n in sorted(known)}
+                odd = [n for n, r in usual.items() if _fitting(n, most, vectors) != r or _saves(n, r, vectors)]
                 return [
                     Choice(1, Guard(param, 0, 1)),
-                    *(Choice(_fitting(n, most), Guard(param, n, n)) for n in odd[:MOST_ODD]),
+                    *(Choice(_fitting(n, most, vectors), Guard(param, n, n)) for n in odd[:MOST_ODD]),
                     Choice(few, Guard(param, 2, FEW_ROWS)),
                     Choice(most, Guard(param, FEW_ROWS + 1, None)),
                 ]
@@ -191,8 +199,8 @@ def _stage(
 ) -> StageTiling:
     if form is None:
         return _nest(program, stage, isa)
-    most, vectors = tile_shape
-    rows = _rows(program, form, choice, most)
+    vectors = tile_shape[1]
+    rows = _rows(program, form, choice, tile_shape)
     n = program.axis[form.n].extent
     panels = panel_load(form)
     streams = panels in layouts or rows > 1
@@ -211,20 +219,27 @@ def _nest(program: TileProgram, stage: Stage, isa: Isa) -> StageTiling:
     return StageTiling("nest", lane, points_at_once(program, stage, lane, isa))
 
 
-def _rows(program: TileProgram, form: Contraction, choice: Choice, most: int) -> int:
+def _rows(program: TileProgram, form: Contraction, choice: Choice, tile_shape: tuple[int, int]) -> int:
     if not form.m:
         return 1
     m = program.axis[form.m].extent
     if not isinstance(m, int):
         return choice.rows
-    return _fitting(m, most)
+    return _fitting(m, *tile_shape)
 
 
-def _fitting(m: int, most: int) -> int:
+def _fitting(m: int, most: int, vectors: int) -> int:
     """Of the register tiles that fit, the rows of the one that computes the fewest for nothing."""
-    return min(
-        range(min(most, max(1, m)), 0, -1), key=lambda r: (-(-m // r) * r - m) / max(1, m) + 0.25 * (most - r) / most
-    )
+
+    def waste(r: int) -> float:
+        return (padded_rows(m, r, vectors) - m) / max(1, m) + 0.25 * (most - r) / most
+
+    return min(range(min(most, max(1, m)), 0, -1), key=waste)
+
+
+def _saves(m: int, rows: int, vectors: int) -> bool:
+    """Whether a kernel for so many rows alone, whose last tiles are smaller, computes enough fewer of them."""
+    return -(-m // rows) * rows - padded_rows(m, rows, vectors) >= WORTH * m
 
 
 def _layouts(

@@ -75,8 +75,10 @@ def product_tiles(
     out: dict[str, Extent] = {a.name: 1 for a in program.axes}
     side = _side_by_side(program, form)
     if side and len(products) == 1:
-        narrow = minimum(1, floordiv(NARROW_GROUP, maximum(1, form.k.extent)))
-        out[side] = 1 + narrow * (program.axis[side].extent - 1)
+        narrow, groups = minimum(1, floordiv(NARROW_GROUP, maximum(1, form.k.extent))), program.axis[side].extent
+        some = maximum(1, floordiv(groups * ceildiv(program.axis[form.m].extent, share), TASKS))
+        some = minimum(groups, some)
+        out[side] = some + narrow * (groups - some)
         few = max(1, GROUPED_ROWS // rows) * rows
         share = share - narrow * maximum(0, share - few)
     for _, f in products:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from fusec.errors import BugError
-from fusec.ir.dim import minimum
+from fusec.ir.dim import minimum, substitute
 from fusec.ir.types import DType
 from fusec.kernels.cpu.builder import Value
 from fusec.kernels.cpu.chunk import CHUNK_ROWS
@@ -27,7 +27,7 @@ from fusec.kernels.cpu.contract_form import Contraction, contraction
 from fusec.kernels.cpu.contract_pairs import pair_shape
 from fusec.kernels.cpu.contract_panels import RightSide
 from fusec.kernels.cpu.contract_rows import LeftSide, Rows
-from fusec.kernels.cpu.contract_tile import TileShape, emit_taps, emit_tile
+from fusec.kernels.cpu.contract_tile import TileShape, emit_taps, emit_tile, smaller_rows
 from fusec.kernels.cpu.vector import register_type
 from fusec.kernels.kernel import StageTiling
 from fusec.tile.program import Stage
@@ -190,14 +190,17 @@ class _Contract:
         b, (_, high) = self.b, self.ctx.bounds(self.form.n)
         steps = [b.mul(b.i64(r), rows.row) for r in range(1, self.shape.rows)] if rows.taps is None else []
 
-        def tile(m: Value, n: Value, panels: Sequence[Value]) -> None:
-            column = b.sub(n, group.start)
-            places = partial(self.epilogue.places, b.sub(m, span[0]), column)
+        def tile(shape: TileShape, m: Value, n: Value, panels: Sequence[Value]) -> None:
+            column, size = b.sub(n, group.start), shape.rows * shape.columns
+
+            def places() -> Sequence[Value]:
+                return self.epilogue.places(b.sub(m, span[0]), column)[:size]
+
             behind = self.right.behind(n) if rows.taps is None else None
             ahead: tuple[Sequence[Value], Value | None] = self._ahead(rows, panels[-1], span, (m, column)), None
             if behind is not None:
                 ahead = self._next_panel(behind, rows, span, m), behind[1]
-            totals = self._tile(rows, steps, panels, m, span, self._sums(places, at), ahead)
+            totals = self._tile(shape, rows, steps, panels, m, span, self._sums(shape, places, at), ahead)
             self._put(totals, places, (m, span[1]), n, group.whole)
 
         def panels_at(n: Value) -> list[Value]:
@@ -207,10 +210,35 @@ class _Contract:
             skip = b.mul(b.mul(at, rows.products), b.i64(self.shape.width))
             return [b.gep(p, skip, self.shape.panel_element) for p in panels]
 
+        smaller = self._smaller()
+        border = span[1] if smaller is None else self._border(span, smaller)
         with b.loop(group.start, group.end, self.span, hint="panel") as panel:
             panels = panels_at(panel.index)
-            with b.loop(*span, self.shape.rows, hint="rows") as row:
-                tile(row.index, panel.index, panels)
+            with b.loop(span[0], border, self.shape.rows, hint="rows") as row:
+                tile(self.shape, row.index, panel.index, panels)
+            if smaller is not None:
+                with b.loop(border, span[1], smaller.rows, hint="last") as row:
+                    tile(smaller, row.index, panel.index, panels)
+
+    def _smaller(self) -> TileShape | None:
+        """The register tile of the last rows, where their number is known and they need one of their own."""
+        if self.dots or not self.form.m:
+            return None
+        count, guard = self.ctx.program.axis[self.form.m].extent, self.ctx.kernel.tiling.guard
+        if guard is not None and guard.low == guard.high:
+            count = substitute(count, {guard.param: guard.low})
+        few = smaller_rows(count, self.shape.rows, self.shape.vectors) if isinstance(count, int) else 0
+        return replace(self.shape, rows=few) if few else None
+
+    def _border(self, span: tuple[Value, Value], smaller: TileShape) -> Value:
+        """The row from which on smaller tiles take the rest: none, one or two of them, whatever computes the fewest rows for
+        nothing."""
+        b, rows, few = self.b, self.shape.rows, smaller.rows
+        count = b.sub(span[1], span[0])
+        left = b.op("urem", count, b.i64(rows))
+        two = b.select(b.compare("sle", left, b.i64(2 * few - rows)), b.add(left, b.i64(rows)), left)
+        none = b.op("or", b.compare("eq", left, b.i64(0)), b.compare("sgt", left, b.i64(few)))
+        return b.sub(span[1], b.smin(count, b.select(none, b.i64(0), two)))
 
     def _ahead(self, rows: Rows, panel: Value, span: tuple[Value, Value], at: tuple[Value, Value]) -> list[Value]:
         """What to fetch during the register tile at row `at[0]` of the panel at column `at[1]` of the group: a share of the
@@ -266,6 +294,7 @@ class _Contract:
 
     def _tile(
         self,
+        shape: TileShape,
         rows: Rows,
         steps: Sequence[Value],
         panels: Sequence[Value],
@@ -274,7 +303,7 @@ class _Contract:
         start: Sequence[Value],
         ahead: tuple[Sequence[Value], Value | None],
     ) -> list[Value]:
-        b, shape = self.b, self.shape
+        b = self.b
         if self.dots:
             return self._dots(rows, steps, panels[: self.dots], m, span)
         if rows.taps is not None:
@@ -282,7 +311,7 @@ class _Contract:
             return emit_taps(
                 b, shape, table, rows.row, rows.taps, rows.step, panels, rows.depth, start, ahead[0], rows.shift
             )
-        pointers = self._pointers(rows, steps, m, span[1])
+        pointers = self._pointers(shape, rows, steps, m, span[1])
         return emit_tile(b, shape, pointers, rows.step, panels, b.i64(shape.width), rows.depth, start, *ahead)
 
     def _dots(
@@ -293,14 +322,14 @@ class _Contract:
             table = b.gep(rows.pointer, b.sub(m, span[0]), "i64")
             totals = emit_dot_taps(b, shape, columns, table, rows.row, rows.taps, ends, rows.depth, rows.shift)
         else:
-            pointers = self._pointers(rows, steps, m, span[1])
+            pointers = self._pointers(shape, rows, steps, m, span[1])
             zeros = [shape.zero] * (shape.rows * columns)
             totals = emit_dots(b, shape, columns, pointers, ends, rows.depth, zeros)
         return add_up(b, shape, columns, totals)
 
-    def _sums(self, places: Callable[[], Sequence[Value]], at: Value | None) -> list[Value]:
+    def _sums(self, shape: TileShape, places: Callable[[], Sequence[Value]], at: Value | None) -> list[Value]:
         """What a register tile starts from: zeros, or the sums of the blocks before."""
-        b, shape = self.b, self.shape
+        b = self.b
         zeros = [shape.zero] * (shape.rows * shape.columns)
         if at is None:
             return zeros
@@ -327,9 +356,9 @@ class _Contract:
             return
         b.either(whole, lambda: self.epilogue.from_registers(totals, *rows, n), store)
 
-    def _pointers(self, rows: Rows, steps: Sequence[Value], m: Value, end: Value) -> list[Value]:
+    def _pointers(self, shape: TileShape, rows: Rows, steps: Sequence[Value], m: Value, end: Value) -> list[Value]:
         """The rows of a register tile from m on, `steps` behind the first; those past the last one repeat it."""
-        b, shape = self.b, self.shape
+        b = self.b
         first = b.gep(rows.pointer, b.mul(m, rows.row), shape.row_element)
         if shape.rows == 1:
             return [first]
@@ -338,5 +367,5 @@ class _Contract:
         def clamped() -> list[Value]:
             return [b.mul(b.smin(b.i64(r), last), rows.row) for r in range(1, shape.rows)]
 
-        offsets = b.when(b.compare("slt", last, b.i64(shape.rows - 1)), clamped, steps)
+        offsets = b.when(b.compare("slt", last, b.i64(shape.rows - 1)), clamped, steps[: shape.rows - 1])
         return [first, *(b.gep(first, x, shape.row_element) for x in offsets)]

@@ -53,11 +53,12 @@ class Epilogue:
     # ---- from registers
 
     def from_registers(self, totals: Sequence[Value], m: Value, m_end: Value, n: Value) -> None:
-        """Store a register tile's results, its rows below `m_end`; all of its columns exist."""
+        """Store the results of whole rows of a register tile, those below `m_end`; all of its columns exist."""
         b, shape = self.s.b, self.s.shape
+        rows = len(totals) // shape.columns
         bases = [b.add(n, b.i64(c * shape.lanes)) for c in range(shape.columns)]
         writes = []
-        for r in range(shape.rows):
+        for r in range(rows):
             own = totals[r * shape.columns : (r + 1) * shape.columns]
             writes.append((b.i64(r), self._row_of(b.add(m, b.i64(r)), bases, own)))
 
@@ -70,10 +71,10 @@ class Epilogue:
             for r, write in writes[:-1]:
                 b.when(b.compare("slt", r, left), write)
 
-        if shape.rows == 1:
+        if rows == 1:
             all_rows()
         else:
-            b.either(b.compare("sle", b.add(m, b.i64(shape.rows)), m_end), all_rows, some_rows)
+            b.either(b.compare("sle", b.add(m, b.i64(rows)), m_end), all_rows, some_rows)
 
     def _row_of(self, m: Value, bases: Sequence[Value], totals: Sequence[Value]) -> Callable[[], Sequence[Value]]:
         form, point = self.s.form, self._point
@@ -90,7 +91,7 @@ class Epilogue:
     # ---- from memory
 
     def places(self, row: Value, column: Value) -> list[Value]:
-        """Where the sums of a register tile lie that begins at a row and a column of the tile of results."""
+        """Where the sums of the largest register tile lie that begins at a row and a column of the tile of results."""
         b, shape, out = self.s.b, self.s.shape, list[Value]()
         first = b.add(b.mul(row, self.row), column)
         for r in range(shape.rows):

@@ -21,6 +21,21 @@ STREAMS = 8
 """Accumulators that keep both multipliers busy while each addition waits for the one before it."""
 
 
+def smaller_rows(count: int, rows: int, vectors: int) -> int:
+    """Rows of a second tile for the last of so many rows, of which the first would compute up to five of six for nothing: as
+    many as keep multipliers busy and sum in the same order. 0 where it computes no fewer."""
+    few = rows * 2 // 3
+    return few if rows % 3 == 0 and few * vectors >= STREAMS and 0 < count % rows <= few else 0
+
+
+def padded_rows(count: int, rows: int, vectors: int) -> int:
+    """How many rows tiles compute for so many: the last ones may be one or two smaller tiles."""
+    left, few = count % rows, smaller_rows(count, rows, vectors)
+    if not few:
+        return -(-count // rows) * rows
+    return count - left + (2 * few - rows if left <= 2 * few - rows and count > rows else few)
+
+
 @dataclass(frozen=True, slots=True)
 class TileShape:
     """`rows` by `vectors` accumulators per panel, each of `lanes` elements of an LLVM type."""

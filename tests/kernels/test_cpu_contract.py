@@ -10,8 +10,9 @@ import pytest
 
 from fusec.kernels.cpu.build import build
 from fusec.kernels.cpu.contract_form import contraction
+from fusec.kernels.cpu.contract_tile import padded_rows
 from fusec.kernels.cpu.emit import emit
-from fusec.kernels.kernel import Kernel, StageTiling, Tiling
+from fusec.kernels.kernel import Guard, Kernel, StageTiling, Tiling
 from fusec.kernels.layout import Layout
 from fusec.target import ISAS, Target, runs_here
 from fusec.tile.reference import run_program
@@ -101,6 +102,21 @@ def test_every_size_in_panels(execute: Execute, n: int) -> None:
 def test_few_rows(execute: Execute, rows: int) -> None:
     for m, k, n in [(1, 1, 1), (rows, 6, 16), (rows + 1, 33, 31), (rows, 2, 100), (2 * rows + 1, 7, 64)]:
         contract(execute, GEMM, {"M": m, "K": k, "N": n}, gemm_operands(m, k, n), panels=("w",), rows=rows)
+
+
+@pytest.mark.parametrize("rows", [6, 12])
+def test_last_rows_in_smaller_tiles(execute: Execute, rows: int) -> None:
+    """Up to two smaller tiles follow the large ones, with the same bits as where all tiles are large."""
+    program, level, stages = parse_program(GEMM), LEVELS[-1], (StageTiling("contract", "", rows, 2),)
+    for m in range(1, 2 * rows + 2):
+        params, operands = {"M": m, "K": 19, "N": 40}, gemm_operands(m, 19, 40)
+        assert m <= padded_rows(m, rows, 2) <= -(-m // rows) * rows
+        got = [
+            execute(Kernel(program, Tiling((), stages, (), guard)), level, params, operands)[0]["y"].reshape(m, 40)
+            for guard in (None, Guard("M", m, m))
+        ]
+        assert np.array_equal(got[0], got[1])
+        np.testing.assert_allclose(got[1], run_program(program, params, operands)["y"], 2e-5, 1e-4)
 
 
 def test_row_major_weights(execute: Execute) -> None:

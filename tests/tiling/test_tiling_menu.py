@@ -135,6 +135,23 @@ def test_short_rows_have_lanes_across_them() -> None:
     assert {s.lane for s in kernel.tiling.stages} == {"m"}
 
 
+def test_short_rows_side_by_side_have_lanes_across_them() -> None:
+    text = """
+program concat(I, C)
+task i: I
+input x: f32[I, 3], z: f32[I, C]
+output y: f32[I, C + 3]
+stage i, c: 3
+  y[i, c] = x[i, c]
+stage i, d: C
+  y[i, d + 3] = z[i, d]
+"""
+    kernels = menu(parse_program(text), TARGETS[1], [{"I": 4096, "C": 5}])
+    assert [{s.lane for s in k.tiling.stages} for k in kernels] == [{"i"}, {"c", "d"}]
+    assert len(menu(parse_program(text), TARGETS[1], [{"I": 4096, "C": 8}])) == 1
+    assert len(menu(parse_program(text.replace(" 3", " 9")), TARGETS[1], [{"I": 4096, "C": 5}])) == 1
+
+
 def test_lanes_follow_memory() -> None:
     columns = parse_program(
         "program p(M, N)\ntask n: N\ninput x: f32[M, N]\noutput y: f32[N]\nstage n\n  s = sum[m: M](x[m, n])\n  y[n] = s\n"

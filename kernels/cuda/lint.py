@@ -33,6 +33,8 @@ class Usage:
     shared: int
 
 
+SHARED_ALIGNMENT = 1024
+"""Of dynamic shared memory, which follows the static part: where the pattern of a 128-byte swizzle begins."""
 _FUNCTION = r"Function properties for '?([\w$.]+)"
 SAVED_BYTES = 32
 """Of stack that a function may have, to save registers for the task loop (FX_ABI in device/types.cuh): 7 at each call."""
@@ -76,7 +78,7 @@ def complaints(log: str) -> tuple[str, ...]:
 
 
 def problems(cubin: Cubin) -> tuple[str, ...]:
-    """What should not be in code that we ship: spills, stack frames, warnings. Empty where all is well."""
+    """What should not be in code that we ship: spills, stack frames, warnings, shared memory out of line. Empty otherwise."""
     out, saves = list(complaints(cubin.log)), saved(cubin.log)
     for name, (stack, stores, loads) in frames(cubin.log).items():
         if name in saves:
@@ -85,6 +87,11 @@ def problems(cubin: Cubin) -> tuple[str, ...]:
             out.append(f"{name} spills {stores} bytes of registers and loads {loads}")
         elif stack:
             out.append(f"{name} keeps {stack} bytes on the stack, {stores} of them saved registers")
+    for name, used in usage(cubin.log).items():
+        if used.shared % SHARED_ALIGNMENT:
+            out.append(
+                f"dynamic shared memory of {name} begins at byte {used.shared}, no multiple of {SHARED_ALIGNMENT}"
+            )
     return tuple(out)
 
 

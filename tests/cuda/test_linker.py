@@ -55,6 +55,19 @@ def test_a_body_that_is_kept_is_not_compiled_again(tmp_path, monkeypatch) -> Non
     assert len(compiled) == 5  # the third body and the kernel
 
 
+@pytest.mark.parametrize("level", ["sm_80", "sm_90"])
+def test_dynamic_shared_memory_begins_where_a_swizzle_does(level: str) -> None:
+    """The linker places it behind the static part and does not look at its alignment."""
+    text = "((float*)fx_shared_memory())[fx_thread()] = 1.f; fx_barrier();"
+    for names in (["fusec_a"], ["fusec_a", "fusec_bc"]):
+        cubin = nvrtc.build(module_text([body(name, text) for name in names]), level)
+        own = lint.usage(cubin.log)["fusec_region"].shared
+        assert own in (1024, 2048)  # from 9.0 on the system has the first 1024
+        assert lint.problems(cubin) == ()
+    log = "Function properties for k\nptxas info : Used 32 registers, 1152 bytes smem"
+    assert "begins at byte 1152" in lint.problems(nvrtc.Cubin(b"", log))[0]
+
+
 def test_parts_that_do_not_fit_are_refused() -> None:
     *_, kernel = module_text([small("fusec_a"), small("fusec_bc")]).units
     alone = nvrtc.compile_text(kernel, nvrtc.options("sm_80", linked=True))

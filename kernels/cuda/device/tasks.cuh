@@ -133,6 +133,14 @@ FX_DEVICE fx_task fx_task_of(const fx_frame* frame, const fx_row& row, int i) {
     return {(const long long*)row.slots, frame->io, row.first + i, scratch, fx_shared_memory()};
 }
 
+// What the walk keeps in shared memory. Dynamic shared memory comes right behind it: nvJitLink does not look at what alignment that
+// asks for, and swizzled products need 1024 bytes. `current` by turns, since some threads may still read the row before; `kept` is
+// written by all threads alike, so that each reads what it has written.
+struct alignas(1024) fx_of_block {
+    fx_row current[2];
+    fx_kept kept;
+};
+
 // Walks this block's rows. `body(kernel, task)` is the switch over the module's tile bodies, and `written(kernel)` says how many
 // bytes of shared memory from its start on the body may write. `keep(kernel, task, kept)` brings what the tile keeps where it is
 // not there yet; for the first tile of a row that happens before the waits, since weights wait for nobody.
@@ -145,8 +153,9 @@ FX_DEVICE fx_task fx_task_of(const fx_frame* frame, const fx_row& row, int i) {
 // bodies could not have.
 template <class Body, class Written, class Keep>
 FX_DEVICE void fx_walk(fx_frame* frame, Body body, Written written, Keep keep) {
-    FX_OF_BLOCK fx_row current[2];  // by turns: some threads may still read the row before
-    FX_OF_BLOCK fx_kept kept;  // all threads write the same, so that each reads what it has written
+    FX_OF_BLOCK fx_of_block own;
+    fx_row(&current)[2] = own.current;
+    fx_kept& kept = own.kept;
     kept = {nullptr, 0, 0};
     fx_stamp(frame, 2 * (frame->starts[fx_blocks()] + fx_block()));
     FX_NO_UNROLL for (int r = (int)frame->starts[fx_block()]; r < (int)frame->starts[fx_block() + 1]; r++) {

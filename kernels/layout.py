@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusec.errors import BugError
-from fusec.ir.dim import Extent, ceildiv
+from fusec.ir.dim import Extent, ceildiv, product
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,3 +142,20 @@ def _swizzle(stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
     for r in range(BANKS):
         out[:, :, r] = chunks[:, :, r, np.arange(BANKS) ^ r]
     return out.reshape(stored.shape)
+
+
+def physical(layout: Layout, shape: Sequence[Extent]) -> Callable[[Sequence[Extent]], Extent]:
+    """The offset polynomial of a logical index under a layout; of a swizzled one it is right where a block begins."""
+    stored = layout.shape(shape)
+    strides = [product(stored[k + 1 :]) for k in range(len(stored))]
+
+    def offset(index: Sequence[Extent]) -> Extent:
+        total: Extent = 0
+        for factor, stride in zip(layout.factors, strides, strict=True):
+            i = index[factor.dim]
+            if factor.block:
+                i = i % factor.block if factor.modulo else i // factor.block
+            total = total + i * stride
+        return total
+
+    return offset

@@ -12,7 +12,7 @@ from fusec.kernels.cpu.builder import Builder, Value
 from fusec.kernels.cpu.joined import lent_by_outputs
 from fusec.kernels.cpu.vector import Arithmetic, memory_type
 from fusec.kernels.kernel import Kernel, Slot
-from fusec.kernels.layout import Layout
+from fusec.kernels.layout import Layout, physical
 from fusec.target import Isa
 from fusec.tile.program import Operand, Stage
 
@@ -167,20 +167,3 @@ def _indices(stages: Sequence[Stage], operand: str) -> list[tuple[Extent, ...]]:
     accesses = [x.index for s in stages for x in s.loads() if x.operand == operand]
     accesses += [x.index for s in stages for x in s.stores if x.operand == operand]
     return [tuple(0 if is_expr(i) else i for i in index) for index in accesses]  # type: ignore[misc]
-
-
-def physical(layout: Layout, shape: Sequence[Extent]) -> Callable[[Sequence[Extent]], Extent]:
-    """The offset polynomial of a logical index under a layout."""
-    stored = layout.shape(shape)
-    strides = [product(stored[k + 1 :]) for k in range(len(stored))]
-
-    def offset(index: Sequence[Extent]) -> Extent:
-        total: Extent = 0
-        for factor, stride in zip(layout.factors, strides, strict=True):
-            i = index[factor.dim]
-            if factor.block:
-                i = i % factor.block if factor.modulo else i // factor.block
-            total = total + i * stride
-        return total
-
-    return offset

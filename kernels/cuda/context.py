@@ -13,7 +13,7 @@ from fusec.kernels.cuda.index import primitive_part, upper
 from fusec.kernels.cuda.scalar import element_type, from_memory, value_type
 from fusec.kernels.cuda.writer import Writer
 from fusec.kernels.kernel import Kernel, Slot
-from fusec.kernels.layout import Layout
+from fusec.kernels.layout import Layout, physical
 from fusec.target import Target
 from fusec.tile.program import Operand
 
@@ -254,20 +254,3 @@ class Context:
                 if isinstance(i, int | Dim) and (axes := symbols_of(i) & self.task_axes):
                     out[d] = min(axes)
         return out
-
-
-def physical(layout: Layout, shape: Sequence[Extent]) -> Callable[[Sequence[Extent]], Extent]:
-    """The offset polynomial of a logical index under a layout; of a swizzled one it is right where a block begins."""
-    stored = layout.shape(shape)
-    strides = [product(stored[k + 1 :]) for k in range(len(stored))]
-
-    def offset(index: Sequence[Extent]) -> Extent:
-        total: Extent = 0
-        for factor, stride in zip(layout.factors, strides, strict=True):
-            i = index[factor.dim]
-            if factor.block:
-                i = i % factor.block if factor.modulo else i // factor.block
-            total = total + i * stride
-        return total
-
-    return offset

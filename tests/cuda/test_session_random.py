@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from shared_module import SharedModule
 
-import fusec
 from fusec import api
-from fusec.errors import InputError
+from fusec.errors import AssumptionError, InputError
 from fusec.kernels.cuda.machine import compiler
 from fusec.target import Target
 
@@ -40,13 +39,18 @@ def difference(got: np.ndarray, want: np.ndarray) -> str:
 
 
 def drawn(seeds: range, symbolic: bool):
-    """Models that the CPU runs, with feeds and its answers."""
+    """Models that the CPU runs, whether with what its plan assumes of sizes, with feeds and its answers."""
     for seed in seeds:
         model, feeds = random_model(seed, symbolic=symbolic)
-        try:
-            yield seed, model, feeds, fusec.compile(model, threads=1).run(feeds)
-        except InputError:
-            continue  # symbols that cannot mean anything
+        for assume in (True, False):
+            try:
+                plan = api.compile_plan(model, api.Options(assume=assume), api.new_trace())
+                yield seed, model, assume, feeds, api.open_session(plan, threads=1).run(feeds)
+                break
+            except AssumptionError:
+                continue
+            except InputError:
+                break  # symbols that cannot mean anything
 
 
 @pytest.mark.parametrize("symbolic", [False, True], ids=["static", "symbolic"])
@@ -54,12 +58,12 @@ def test_random_models(symbolic: bool, thorough: bool) -> None:
     for block in range(THOROUGH if thorough else QUICK):
         cases = list(drawn(range(block * 1000, block * 1000 + AT_ONCE), symbolic))
         plans = {
-            (seed, fuse): api.compile_plan(model, api.Options(device=str(TARGET), fuse=fuse), api.new_trace())
-            for seed, model, _, _ in cases
+            (seed, fuse): api.compile_plan(model, api.Options(str(TARGET), fuse, assume=assume), api.new_trace())
+            for seed, model, assume, _, _ in cases
             for fuse in (True, False)
         }
         shared = SharedModule(list(plans.values()), TARGET)
-        for seed, _, feeds, want in cases:
+        for seed, _, _, feeds, want in cases:
             for fuse in (True, False):
                 made = [shared.session(plans[seed, fuse], threads=n).run(feeds) for n in (1, 4)]
                 for name, array in want.items():

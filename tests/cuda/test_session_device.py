@@ -36,8 +36,15 @@ def opened():
     return get
 
 
-@pytest.mark.parametrize("fuse", [True, False])
-@pytest.mark.parametrize("name", MODELS)
+UNFUSED = ("mlp", "softmax", "table", "host step")
+"""The others take longer without fusion, and the tests of random models have their operators."""
+
+
+@pytest.mark.parametrize(
+    ("name", "fuse"),
+    [(n, True) for n in MODELS]
+    + [pytest.param(n, False, marks=() if n in UNFUSED else pytest.mark.slow) for n in MODELS],
+)
 def test_the_answers_of_the_cpu(opened, name, fuse):
     build, sizes = MODELS[name]
     session, cpu = opened(build, fuse=fuse), fusec.compile(build(), threads=1)

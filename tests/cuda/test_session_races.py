@@ -81,28 +81,28 @@ def check(names, sanitizer="", seed=0):
     assert "finished" in done.stdout, (done.stdout + done.stderr)[-4000:]
 
 
-@pytest.mark.parametrize("names", [["mlp"], ["conv"], ["softmax"], ["slices"]], ids="+".join)
+@pytest.mark.parametrize("names", [["conv"], ["slices"]], ids="+".join)
 def test_no_two_threads_touch_the_same_without_order(names):
     check(names, "thread")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", [["chain"], ["lstm"], ["table"], ["host step"]], ids="+".join)
+@pytest.mark.parametrize("names", [["mlp"], ["softmax"], ["chain"], ["lstm"], ["table"], ["host step"]], ids="+".join)
 def test_no_two_threads_touch_the_same_without_order_in_more_models(names):
     check(names, "thread")
 
 
-@pytest.mark.parametrize("names", [["mlp", "softmax", "table", "slices"]], ids="+".join)
+@pytest.mark.parametrize("names", [["table", "slices"]], ids="+".join)
 def test_nobody_reads_or_writes_outside(names):
     check(names, "address")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", [["conv"], ["chain"], ["lstm"], ["host step"]], ids="+".join)
+@pytest.mark.parametrize("names", [["mlp"], ["softmax"], ["conv"], ["chain"], ["lstm"], ["host step"]], ids="+".join)
 def test_nobody_reads_or_writes_outside_in_more_models(names):
     check(names, "address")
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_any_order_of_threads_gives_the_answers(seed):
     check(["mlp", "chain", "lstm", "slices"], seed=seed)

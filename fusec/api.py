@@ -59,6 +59,7 @@ def compile(
     shapes: Mapping[str, Sequence[int]] | None = None,
     passes: str = "",
     precision: str = "f32",
+    assume: bool = True,
     threads: int | None = None,
     limits: Limits | None = None,
     trace: Trace | None = None,
@@ -75,6 +76,8 @@ def compile(
         passes: Passes to switch on and off by name, "+merge-matmuls,-fuse-chain".
         precision: "f32", or "tf32" to let a GPU round the factors of float32 products to 10 bits, which is several times
             faster there. A CPU computes float32 always.
+        assume: Take symbolic sizes for what models nearly always mean: equal rather than broadcast, positions not below 0. A
+            run for which that is wrong gets a second plan, compiled when it comes; a session of a plan file refuses it.
         threads: Workers; by default one per core that this process may use.
         limits: Bounds on nodes, folded constants and memory.
         trace: Collects stage times and dumps; made from FUSEC_DEBUG and FUSEC_DUMP by default.
@@ -86,7 +89,7 @@ def compile(
     """
     trace = trace or new_trace()
     limits = limits or Knobs.read().limits
-    options = Options(device, fuse, dims or {}, shapes or {}, passes, limits, precision)
+    options = Options(device, fuse, dims or {}, shapes or {}, passes, limits, precision, assume)
 
     def compiled(options: Options, trace: Trace, second: Callable[[], Session] | None) -> Session:
         plan = compile_plan(model, options, trace)

@@ -51,6 +51,7 @@ def make_options(
     allow_newer_opset: bool,
     max_nodes: int | None = None,
     precision: str = "f32",
+    no_assume: bool = False,
 ) -> api.Options:
     """The compile options of a verb. UsageError names the flag that is wrong."""
     limits: Limits = Knobs.read().limits
@@ -65,6 +66,7 @@ def make_options(
         passes=passes,
         limits=limits,
         precision=precision,
+        assume=not no_assume,
     )
 
 
@@ -75,10 +77,10 @@ def open_plan(path: str, options: api.Options, trace: Trace) -> Plan:
     """
     if not is_plan(path):
         return api.compile_plan(path, options, trace)
-    if options.device or options.shapes or options.passes or not options.fuse or options.precision != PRECISIONS[0]:
-        raise UsageError(
-            f"{path} is a plan: --device, --shape, --passes, --precision and --unfused belong to its compilation"
-        )
+    plain = options.fuse and options.assume and options.precision == PRECISIONS[0]
+    if options.device or options.shapes or options.passes or not plain:
+        flags = "--device, --shape, --passes, --precision, --no-assume and --unfused"
+        raise UsageError(f"{path} is a plan: {flags} belong to its compilation")
     with trace.stage("load"):
         from fusec.plan.file import load
 

@@ -56,6 +56,9 @@ compile_options = apply(
             default="f32",
             help="tf32: round factors of float32 products to 10 bits on a GPU.  [default: f32]",
         ),
+        click.option(
+            "--no-assume", is_flag=True, help="Take no symbolic sizes to be equal where they could broadcast."
+        ),
         click.option("--max-memory", default=None, metavar="8GiB", help="Largest tensor and arena."),
         click.option("--max-nodes", type=click.IntRange(1), default=None, help="Most nodes, functions inlined."),
         click.option("--allow-newer-opset", is_flag=True, help="Read models of versions that onnx does not know."),

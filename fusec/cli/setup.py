@@ -35,6 +35,7 @@ _COMPILE = (
     "passes",
     "unfused",
     "precision",
+    "no_assume",
     "max_memory",
     "max_nodes",
     "allow_newer_opset",

@@ -64,7 +64,7 @@ def check_known(requirements: Sequence[Requirement], numbers: Mapping[str, int])
     excused = next((r for r in missed if r.is_excused(numbers)), None)
     if excused is not None:
         error = _error(excused, due, numbers)
-        hint = f"{error.hint}; the plan assumes that it is so: compile one with these sizes fixed (--dim or dims=)"
+        hint = f"{error.hint}; the plan assumes that it is so: compile one with --no-assume (assume=False)"
         raise AssumptionError(error.message, hint=hint, node=error.node)
     if missed:
         raise _error(missed[0], requirements, numbers)

@@ -13,7 +13,8 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "frontend"))
+sys.path[:0] = [str(Path(__file__).parents[1] / "frontend"), str(Path(__file__).parents[1])]
+from command_line import run_here
 from onnx_models import info, init, model, node
 
 import fusec
@@ -168,12 +169,23 @@ def test_a_saved_plan_refuses_what_broadcasts_and_says_what_to_do(tmp_path: Path
     fusec.compile(m, threads=1).save(tmp_path / "m.fplan")
     session = fusec.load(tmp_path / "m.fplan", threads=1)
     assert session.run(feeds)["y"].shape == (4, 3)
-    with pytest.raises(
-        InputError, match=r"by 3; with M=1, N=4; the plan assumes .* compile one with these sizes fixed"
-    ):
+    with pytest.raises(InputError, match=r"by 3; with M=1, N=4; the plan assumes .* compile one with --no-assume"):
         session.run(feeds | change)
-    known = fusec.compile(m, threads=1, dims={"M": 1})
-    np.testing.assert_allclose(known.run(feeds | change)["y"], fusec.compile(m).run(feeds | change)["y"], atol=1e-6)
+    fusec.compile(m, threads=1, assume=False).save(tmp_path / "any.fplan")
+    for known in (fusec.compile(m, threads=1, dims={"M": 1}), fusec.load(tmp_path / "any.fplan", threads=1)):
+        same = known.run(feeds | change)["y"]
+        np.testing.assert_allclose(same, fusec.compile(m).run(feeds | change)["y"], atol=1e-6)
+
+
+def test_the_command_line_makes_plans_without_assumptions(tmp_path: Path) -> None:
+    m, feeds, (change, *_) = CASES["two rows, then their product"]
+    onnx.save(m, tmp_path / "m.onnx")
+    for name, array in (feeds | change).items():
+        np.save(tmp_path / f"{name}.npy", array)
+    given = [f"--input={name}=@{name}.npy" for name in feeds]
+    refused = run_here(tmp_path, "run", "m.onnx", *given)
+    assert (refused.returncode, "--no-assume" in refused.stderr) == (5, True)
+    assert run_here(tmp_path, "run", "m.onnx", "--no-assume", *given).returncode == 0
 
 
 def test_a_file_that_has_changed_makes_no_second_plan(tmp_path: Path) -> None:

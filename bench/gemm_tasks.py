@@ -1,6 +1,6 @@
 """Where the time of large matrix products goes: every task timed by itself, what disturbed it left out, against the FMA peak.
 
-    python -m bench.gemm_tasks [--rounds N] [--level avx2] [MxKxN ...]
+    python -m bench.gemm_tasks [--rounds N] [--level avx2] [--save FILE.json] [MxKxN ...]
 
 A product of 25 ms is interrupted, and others empty its caches; a task of 0.1 ms mostly not. Of each task's times over the
 rounds a low quantile is taken, and these are summed: 5 % is what the kernel does where nobody disturbs it, 50 % what it does
@@ -18,6 +18,7 @@ import numpy as np
 from bench.gemm import GEMM, aligned, kernel_tiles
 from bench.kernels import arguments, target_of
 from bench.peak import peak, peak_flops
+from bench.store import save_records
 from fusec.target import Target
 from fusec.tile.text import parse_program
 from fusec.tiling.choose import choose, menu
@@ -68,17 +69,21 @@ def shares(target: Target, shape: tuple[int, int, int], rounds: int) -> tuple[li
 
 
 def main() -> None:
-    """A line for each shape."""
+    """Measure all shapes and print a line for each."""
     parser = arguments(__doc__)
     parser.add_argument("shapes", nargs="*")
     parser.add_argument("--rounds", type=int, default=31)
     given = parser.parse_args()
-    target = target_of(given)
+    target, rows = target_of(given), list[dict[str, Any]]()
     print(f"{target}, float32, 1 thread; percent of the FMA peak")
     print(f"{'M x K x N':>18}" + "".join(f"{f'tasks, {q:.0%}':>12}" for q in QUANTILES) + f"{'whole':>8}")
     for m, k, n in [tuple(map(int, s.split("x"))) for s in given.shapes] or SHAPES:
         found, whole = shares(target, (m, k, n), given.rounds)
         print(f"{f'{m} x {k} x {n}':>18}" + "".join(f"{x:12.0%}" for x in found) + f"{whole:8.0%}", flush=True)
+        shares_of = {f"tasks, {q:.0%}": x for q, x in zip(QUANTILES, found, strict=True)}
+        rows.append({"shape": [m, k, n], **shares_of, "whole": whole})
+    if given.save:
+        save_records(given.save, rows, target=str(target))
 
 
 if __name__ == "__main__":

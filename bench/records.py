@@ -9,6 +9,7 @@ from fusec.measure.rounds import geometric_mean
 
 TITLES = {
     "gemm": "Matrix products",
+    "gemm_tasks": "Tasks of large matrix products",
     "conv": "Convolutions",
     "conv_models": "Convolutions as models of their own",
     "chains": "Chains of matrix products",
@@ -24,11 +25,14 @@ NOTES = {
     "gemm": (
         "`peak` is the time that the measured multiply-add peak would take over the time taken; for one row, the time that "
         "reading the weights would take. What the rivals reach of it in the same rounds stands behind. Operands of "
-        "`x @ w.T` both come with the run. What large products lack is no matter of the register tile, which alone reaches "
-        "99.8 % of the peak with its operands in the first level cache and 99 % with them in the second: `python -m "
-        "bench.gemm_tasks` times each task of 0.1 ms by itself, and where nothing disturbs them they reach 93 to 97 % at all "
-        "sizes, on a busy machine 76 to 90 % in the median. The rest is time in which caches that others emptied are filled "
-        "again. Packing A, shorter blocks of the sum, fewer or more rows and sizes that are no powers of two gained nothing."
+        "`x @ w.T` both come with the run."
+    ),
+    "gemm_tasks": (
+        "Shares of the multiply-add peak: every task of about 0.1 ms timed by itself, a low quantile of each summed, so that "
+        "5 % is what the kernel does where nobody disturbs it; and whole products. The register tile alone reaches 99.8 % with "
+        "its operands in the first level cache and 99 % with them in the second. What whole products lack is time in which "
+        "caches that others emptied are filled again: packing A, shorter blocks of the sum, fewer or more rows and sizes that "
+        "are no powers of two gained nothing."
     ),
     "conv": "`peak` is the time that the measured multiply-add peak would take over the time taken.",
     "conv_models": "Images come and go channels-first: each runtime pays for the layout that it prefers.",

@@ -3,7 +3,7 @@ and adds the products in 32 bits.
 
 That is exact: sums wrap as those of int32 do, whatever the factors are. Levels with VNNI do the next addition as well
 (vpdpwssd). The instruction for bytes (vpmaddubsw) saturates its sums of two products at 16 bits, which two weights of one sign
-that pass 128 together exceed. In matrices of quantised models up to 0.07 % of the pairs are such, and few matrices have none,
+that pass 128 together exceed. In matrices of quantised models up to 1.2 % of the pairs are such, and few matrices have none,
 so it is not used, though its register tile takes three quarters of the time (Zen 4).
 
 A register tile takes a pair of steps of the sum as one element: rows of A are 16-bit integers, panels of B (Layout.paired)

@@ -262,7 +262,8 @@ def test_convolutions(case: Sequence[int], thorough: bool) -> None:
     for template in (SIMT[2], SIMT[3], None) if thorough else (SIMT[3],):
         check(text, {}, operands, template, tile={"n": 1, "m": 32, "o": 64}, tolerance=2e-5)
     text, operands = convolution(*case, dtype="bf16")  # type: ignore[misc]
-    for template in (MMA[1], WGMMA[1])[CONVOLUTIONS.index(tuple(case)) % 2 :][: 2 if thorough else 1]:
+    both = (MMA[1], WGMMA[1])
+    for template in both if thorough else both[CONVOLUTIONS.index(tuple(case)) % 2 :][:1]:
         check(text, {}, operands, template, tile={"n": 1, "m": 128, "o": 64}, tolerance=2e-5)
 
 
